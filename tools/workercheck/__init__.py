@@ -1,0 +1,31 @@
+"""Fail a documentation build when a worker process could not unpickle its work.
+
+Add ``"workercheck"`` to ``extensions`` in ``conf.py``. Nothing is imported here that is not
+needed: the interpreter of every kernel and worker passes through this file when it starts.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.util.typing import ExtensionMetadata
+
+__version__ = "0.1.0"
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Register the extension with Sphinx."""
+    from workercheck import sphinx_ext
+
+    return sphinx_ext.setup(app)
+
+
+def _start() -> None:
+    """Start the recorder in a process of a watched page (``workercheck.start``, PEP 829)."""
+    if os.environ.get("WORKERCHECK_EVIDENCE"):
+        from workercheck import _recorder
+
+        _recorder.start()

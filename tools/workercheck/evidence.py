@@ -1,0 +1,324 @@
+"""The events of a page's run and the findings about it, as typed records.
+
+An event is one line of JSON in the page's ``events.jsonl``, written by the recorder inside a
+process of the page or by `workercheck.execute` from outside. This module reads and writes
+them; what they mean is decided in `workercheck.rules`.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from workercheck import _recorder
+
+FindingKind = Literal[
+    "unpickle-task",
+    "unpickle-result",
+    "worker-died",
+    "cell-error",
+    "cell-timeout",
+    "kernel-died",
+    "unseen-failure",
+    "leftover-process",
+    "not-executed",
+    "not-watched",
+    "expected-but-absent",
+]
+FINDING_KINDS: tuple[str, ...] = get_args(FindingKind)
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Finding:
+    """What a maintainer has to know about one failure of a page."""
+
+    kind: FindingKind
+    message: str
+    """What happened, worded once for every report, without the place and the hint."""
+    line: int
+    """1-based line of the source, 0 where the page as a whole is meant."""
+    cell: int | None = None
+    """0-based index among the page's code cells."""
+    expected: bool = False
+    exception: str | None = None
+    process: str | None = None
+    object: str | None = None
+    hint: str | None = None
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The part that all events share."""
+
+    event: ClassVar[str]
+    pid: int
+    time: float
+    """Seconds since the epoch."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Hello(Event):
+    """A process of the page started with the recorder in it."""
+
+    event: ClassVar[str] = "hello"
+    ppid: int
+    argv: list[str]
+    python: str
+    executable: str
+    forked: bool
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFailed(Event):
+    """A message could not be unpickled."""
+
+    event: ClassVar[str] = "load-failed"
+    stack: list[list[str]]
+    """``[module, function]``, from the caller of ``loads`` outwards."""
+    thread: str
+    exception: str
+    message: str
+    name: str | None
+    """The attribute or module that was not found."""
+    globals: list[str]
+    """``module.qualname`` of what the message refers to, in order."""
+    raised_in: str | None
+    traceback: str
+    cell: str | None
+    """Message id of the cell, in a kernel."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted(Event):
+    """Work was handed to an executor."""
+
+    event: ClassVar[str] = "submitted"
+    executor: str
+    names: list[str]
+    cell: str | None
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class PoolBroken(Event):
+    """An executor gave up its workers."""
+
+    event: ClassVar[str] = "pool-broken"
+    executor: str
+    pids: list[int]
+    exception: str | None
+    message: str
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Exited(Event):
+    """A parent reaped a worker that did not exit with 0 and that it had not ended itself."""
+
+    event: ClassVar[str] = "exited"
+    child: int
+    exitcode: int
+    target: str | None
+    """The function that the process ran, an executor's own for a worker of one."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Modules(Event):
+    """Paths and SHA-256 of the modules that the page imported from outside the environment."""
+
+    event: ClassVar[str] = "modules"
+    files: dict[str, str]
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class CellStarted(Event):
+    """The kernel was asked to run a code cell."""
+
+    event: ClassVar[str] = "cell-started"
+    cell: int
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class CellFinished(Event):
+    """The kernel answered. *exception* is None where the cell passed."""
+
+    event: ClassVar[str] = "cell-finished"
+    cell: int
+    message_id: str
+    exception: str | None
+    message: str
+    causes: str
+    """The traceback as plain text, where the cell failed."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class CellTimedOut(Event):
+    """A cell ran longer than *timeout* seconds."""
+
+    event: ClassVar[str] = "cell-timeout"
+    cell: int
+    timeout: float
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class KernelDied(Event):
+    """The kernel ended by itself, or never came up."""
+
+    event: ClassVar[str] = "kernel-died"
+    cell: int | None
+    message: str
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped(Event):
+    """The page was stopped in *cell*, because it had failed already and went on waiting."""
+
+    event: ClassVar[str] = "stopped"
+    cell: int
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Unwatched(Event):
+    """A Python process of the page runs without the recorder."""
+
+    event: ClassVar[str] = "unwatched"
+    child: int
+    command: str
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class DiedLoading(Event):
+    """A process is gone, and its byte says that it was unpickling a message."""
+
+    event: ClassVar[str] = "died-loading"
+    child: int
+    globals: list[str]
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Closing(Event):
+    """The kernel is about to be shut down: what workers print from here on is their end."""
+
+    event: ClassVar[str] = "closing"
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover(Event):
+    """A process outlived its kernel and had to be ended."""
+
+    event: ClassVar[str] = "leftover"
+    child: int
+    command: str
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    """The run of the page is over, and the evidence complete."""
+
+    event: ClassVar[str] = "finished"
+    seconds: float
+    language: str
+    """The language of the kernel, as it says itself; only Python can be watched."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Damaged(Event):
+    """Evidence was lost: a line that cannot be read, or one that could not be written."""
+
+    event: ClassVar[str] = "damaged"
+    reason: str
+
+
+_TYPES: dict[str, type[Event]] = {cls.event: cls for cls in Event.__subclasses__()}
+
+
+def parse(line: str) -> Event:
+    """Read one event; what is no event becomes `Damaged`, never an exception."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        cls = _TYPES[fields.pop("event")]
+        wanted = {field.name for field in dc.fields(cls)}
+        if wanted != set(fields):
+            raise ValueError(f"fields {sorted(wanted ^ set(fields))}")
+        if type(fields["pid"]) is not int or not isinstance(fields["time"], int | float):
+            raise ValueError("pid or time")
+        return cls(**fields)
+    except Exception as exc:
+        return Damaged(pid=0, time=0.0, reason=f"{type(exc).__name__} in the line {line[:80]!r}")
+
+
+class Evidence:
+    """The evidence of one run of a page, in a folder of its own.
+
+    Parameters
+    ----------
+    folder
+        An existing folder. `create` makes its files; the recorder appends to them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / _recorder.EVENTS
+        self._intact = folder / _recorder.INTACT
+
+    def create(self) -> Evidence:
+        """Make the files that the recorder expects.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written.
+        """
+        self.file.touch()
+        self._intact.touch()
+        return self
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment variable that switches the recorder on, for the kernel."""
+        return {_recorder.ENV: str(self.folder)}
+
+    def append(self, cls: type[Event], **fields: Any) -> None:
+        """Write an event seen from outside the page's processes.
+
+        Raises
+        ------
+        OSError
+            If the line cannot be written whole.
+        """
+        event = cls(pid=os.getpid(), time=time.time(), **fields)
+        line = dumps(event).encode("utf-8") + b"\n"
+        fd = os.open(self.file, os.O_WRONLY | os.O_APPEND)
+        try:
+            if os.write(fd, line) != len(line):
+                raise OSError(f"{self.file}: short write")
+        finally:
+            os.close(fd)
+
+    def read(self) -> list[Event]:
+        """Return the events so far, in the order in which they were written.
+
+        Raises
+        ------
+        OSError
+            If the file is gone.
+        """
+        text = self.file.read_text(encoding="utf-8", errors="backslashreplace")
+        events = loads(text)
+        if not self._intact.exists():
+            events.append(
+                Damaged(pid=0, time=time.time(), reason="an event could not be written (disk full?)")
+            )
+        return events
+
+
+def loads(text: str) -> list[Event]:
+    """Read the events of a whole file."""
+    return [parse(line) for line in text.splitlines() if line.strip()]
+
+
+def dumps(event: Event) -> str:
+    """Return the event as one line of JSON, without the newline."""
+    return json.dumps({"event": event.event, **dc.asdict(event)})

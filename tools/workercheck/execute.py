@@ -1,0 +1,399 @@
+"""Run pages in kernels of their own, several at once, and watch the evidence while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import dataclasses as dc
+import os
+import pickletools
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from workercheck import _recorder
+from workercheck import evidence as ev
+from workercheck.pages import RAISES_EXCEPTION, Cell, Page
+
+GRACE = 4.0
+"""Seconds that a cell gets to fail by itself after a worker of its page has failed."""
+
+SETTLE = 1.5
+"""Seconds that work submitted last gets to fail before the kernel goes."""
+
+UNWATCHED_AFTER = 2.0
+"""Seconds after which a Python process that has not said hello runs without the recorder."""
+
+GONE_WITHIN = 5.0
+"""Seconds that a page's processes get to end after their kernel has."""
+
+_POLL = 0.2
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Run:
+    """What the run of one page left."""
+
+    page: Page
+    notebook: nbformat.NotebookNode
+    """The page's notebook with its outputs, up to where it failed."""
+    events: list[ev.Event]
+    seconds: float
+
+
+def run_pages(
+    pages: Sequence[Page],
+    *,
+    jobs: int,
+    has_failed: Callable[[Page, list[ev.Event]], bool],
+    finished: Callable[[Run], None],
+) -> None:
+    """Execute pages and hand over each one's `Run` as soon as it is there.
+
+    Parameters
+    ----------
+    pages
+        What to run, in this order.
+    jobs
+        How many kernels at once, at least 1.
+    has_failed
+        Tells from the evidence so far whether the page can no longer pass, for a worker's
+        failure. Such a page is stopped when it goes on waiting.
+    finished
+        Called in this thread with each run.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On SIGINT and SIGTERM, after every kernel and worker has been ended.
+    """
+    asyncio.run(_run_all(pages, jobs, has_failed, finished))
+
+
+async def _run_all(
+    pages: Sequence[Page],
+    jobs: int,
+    has_failed: Callable[[Page, list[ev.Event]], bool],
+    finished: Callable[[Run], None],
+) -> None:
+    slots = asyncio.Semaphore(jobs)
+
+    async def one(page: Page) -> None:
+        async with slots:
+            finished(await _run(page, has_failed))
+
+    with _terminate_as_interrupt():
+        async with asyncio.TaskGroup() as group:
+            for page in pages:
+                group.create_task(one(page))
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the build as Ctrl-C does: through every ``finally``."""
+
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: whoever is there has its own handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def _run(page: Page, has_failed: Callable[[Page, list[ev.Event]], bool]) -> Run:
+    folder = Path(tempfile.mkdtemp(prefix="workercheck-"))
+    try:
+        evidence = ev.Evidence(folder).create()
+        cwd = folder / "cwd" if page.in_temp else page.path.parent
+        cwd.mkdir(exist_ok=True)
+        notebook = copy.deepcopy(page.notebook)
+        started = time.monotonic()
+        with (folder / "kernel.log").open("wb") as log:
+            await _PageRun(page, notebook, evidence, has_failed).execute(cwd, log)
+        seconds = time.monotonic() - started
+        language = notebook.metadata.get("language_info", {}).get("name", "python")
+        evidence.append(ev.Finished, seconds=seconds, language=language)
+        return Run(page, notebook, evidence.read(), seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _StopPageError(Exception):
+    """The page has failed, and its cell waits for what will not come."""
+
+
+class _PageRun:
+    """The run of one page."""
+
+    def __init__(
+        self,
+        page: Page,
+        notebook: nbformat.NotebookNode,
+        evidence: ev.Evidence,
+        has_failed: Callable[[Page, list[ev.Event]], bool],
+    ) -> None:
+        self.page = page
+        self.notebook = notebook
+        self.evidence = evidence
+        self.has_failed = has_failed
+        self.cell_started = 0.0
+        self.current = 0
+        self.suspects: dict[int, float] = {}
+        self.accused: set[int] = set()
+        self.in_a_hurry = False
+
+    async def execute(self, cwd: Path, log: Any) -> None:
+        """Start the kernel, run the cells, end everything."""
+        born = time.time()
+        tags = {cell.position: _prepare_tags(self.notebook, cell) for cell in self.page.cells}
+        client = NotebookClient(
+            self.notebook,
+            timeout=self.page.timeout,
+            allow_errors=self.page.allow_errors,
+            record_timing=False,
+            on_cell_executed=self._cell_executed,
+        )
+        client.create_kernel_manager()
+        assert client.km is not None
+        try:
+            await client.async_start_new_kernel(
+                env=os.environ | self.evidence.environ, cwd=str(cwd), stdout=log, stderr=log
+            )
+            await client.async_start_new_kernel_client()
+            await self._set_language(client)
+        except Exception as exc:
+            self.evidence.append(
+                ev.KernelDied, cell=None, message=f"it did not start: {_one_line(exc)}"
+            )
+        else:
+            await self._execute_cells(client)
+        finally:
+            for position, before in tags.items():
+                self.notebook.cells[position].metadata.pop("tags")
+                if before is not None:
+                    self.notebook.cells[position].metadata["tags"] = before
+            await self._end(client, born)
+
+    async def _set_language(self, client: NotebookClient) -> None:
+        assert client.kc is not None
+        reply = await client.async_wait_for_reply(client.kc.kernel_info())
+        if reply is not None:
+            self.notebook.metadata["language_info"] = reply["content"]["language_info"]
+
+    async def _execute_cells(self, client: NotebookClient) -> None:
+        watcher = asyncio.ensure_future(self._watch(client))
+        try:
+            for index, cell in enumerate(self.page.cells):
+                self.evidence.append(ev.CellStarted, cell=index)
+                self.cell_started = time.monotonic()
+                self.current = index
+                work = asyncio.ensure_future(
+                    client.async_execute_cell(
+                        self.notebook.cells[cell.position],
+                        cell.position,
+                        execution_count=client.code_cells_executed + 1,
+                    )
+                )
+                try:
+                    await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    work.cancel()
+                    await asyncio.wait({work})
+                if watcher.done():
+                    watcher.result()
+                try:
+                    work.result()
+                except CellExecutionError:
+                    break
+            client.set_widgets_metadata()
+            await self._settle(client)
+        except asyncio.CancelledError:
+            self.in_a_hurry = True
+            raise
+        except _StopPageError:
+            self.in_a_hurry = True
+            self.evidence.append(ev.Stopped, cell=self.current)
+            self._add_error("WorkerError", "a worker of this page failed; the cell went on waiting")
+        except CellTimeoutError:
+            self.in_a_hurry = True
+            assert self.page.timeout is not None
+            self.evidence.append(ev.CellTimedOut, cell=self.current, timeout=self.page.timeout)
+            self._add_error("CellTimeoutError", f"no end after {self.page.timeout:g} s")
+        except DeadKernelError:
+            self.evidence.append(ev.KernelDied, cell=self.current, message=self._last_words())
+            self._add_error("DeadKernelError", "the kernel died in this cell")
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError, _StopPageError):
+                await watcher
+
+    def _cell_executed(self, cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
+        content = execute_reply["content"]
+        failed = content["status"] == "error"
+        self.evidence.append(
+            ev.CellFinished,
+            cell=self.current,
+            message_id=execute_reply["parent_header"]["msg_id"],
+            exception=str(content.get("ename", "")) if failed else None,
+            message=str(content.get("evalue", ""))[:4000] if failed else "",
+            causes=_ANSI.sub("", "\n".join(content.get("traceback", ())))[-12000:]
+            if failed
+            else "",
+        )
+
+    def _add_error(self, name: str, message: str) -> None:
+        """Show in the page why it ends here."""
+        cell = self.notebook.cells[self.page.cells[self.current].position]
+        cell.setdefault("outputs", []).append(
+            nbformat.v4.new_output(
+                "error", ename=name, evalue=message, traceback=[f"{name}: {message}"]
+            )
+        )
+
+    def _last_words(self) -> str:
+        text = (self.evidence.folder / "kernel.log").read_text("utf-8", "backslashreplace")
+        fatal = [line for line in text.splitlines() if "Fatal Python error" in line]
+        return _ANSI.sub("", fatal[-1]) if fatal else "it ended without a word"
+
+    async def _watch(self, client: NotebookClient) -> None:
+        """Stop a page that has failed and waits; notice Python processes without the recorder."""
+        size = 0
+        failed_since: float | None = None
+        next_scan = 0.0
+        while True:
+            await asyncio.sleep(_POLL)
+            now = time.monotonic()
+            if now >= next_scan:
+                next_scan = now + 1.0
+                self._find_unwatched(client)
+            if failed_since is None and (grown := self.evidence.file.stat().st_size) != size:
+                size = grown
+                if self.has_failed(self.page, self.evidence.read()):
+                    failed_since = now
+            if failed_since is not None and now - max(failed_since, self.cell_started) > GRACE:
+                raise _StopPageError
+
+    def _find_unwatched(self, client: NotebookClient) -> None:
+        kernel = _kernel_process(client)
+        if kernel is None:
+            return
+        known = {e.pid for e in self.evidence.read() if isinstance(e, ev.Hello)} | self.accused
+        now = time.monotonic()
+        with contextlib.suppress(psutil.Error):
+            interpreter = kernel.exe()
+            for process in [kernel, *kernel.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    if process.pid in known or process.exe() != interpreter:
+                        continue
+                    if now - self.suspects.setdefault(process.pid, now) >= UNWATCHED_AFTER:
+                        self.accused.add(process.pid)
+                        self.evidence.append(
+                            ev.Unwatched,
+                            child=process.pid,
+                            command=" ".join(process.cmdline())[:200],
+                        )
+
+    async def _settle(self, client: NotebookClient) -> None:
+        """Give the work of the last cells a moment to fail where it can be seen."""
+        submitted = [e.time for e in self.evidence.read() if isinstance(e, ev.Submitted)]
+        if submitted:
+            await asyncio.sleep(max(0.0, min(SETTLE, submitted[-1] + SETTLE - time.time())))
+        self._find_unwatched(client)
+        if set(self.suspects) - {e.pid for e in self.evidence.read() if isinstance(e, ev.Hello)}:
+            await asyncio.sleep(UNWATCHED_AFTER)
+            self._find_unwatched(client)
+        assert client.kc is not None
+        code = "__import__('workercheck._recorder', fromlist=['closing']).closing()"
+        client.kc.execute(code, silent=True, store_history=False, stop_on_error=False)
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline and not any(
+            isinstance(e, ev.Modules) for e in self.evidence.read()
+        ):
+            await asyncio.sleep(0.02)
+
+    async def _end(self, client: NotebookClient, born: float) -> None:
+        """Shut the kernel down, and end what it left behind."""
+        self._find_died_loading()
+        self.evidence.append(ev.Closing)
+        client.shutdown_kernel = "immediate" if self.in_a_hurry else "graceful"
+        with contextlib.suppress(Exception):
+            await client._async_cleanup_kernel()
+        patience = time.monotonic() + (0.0 if self.in_a_hurry else GONE_WITHIN)
+        while (left := self._processes(born)) and time.monotonic() < patience:
+            await asyncio.sleep(0.1)
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                command = " ".join(process.cmdline())[:200]
+                process.kill()
+                if not self.in_a_hurry:
+                    self.evidence.append(ev.Leftover, child=process.pid, command=command)
+
+    def _processes(self, born: float) -> list[psutil.Process]:
+        """Find the page's processes by the variable they inherited, in whatever session."""
+        name, value = next(iter(self.evidence.environ.items()))
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if (
+                    process.create_time() >= born - 1
+                    and process.status() != psutil.STATUS_ZOMBIE
+                    and process.environ().get(name) == value
+                ):
+                    found.append(process)
+        return found
+
+    def _find_died_loading(self) -> None:
+        for path in self.evidence.folder.glob("flight-*"):
+            flight = path.read_bytes()
+            pid = int(path.name.split("-")[1])
+            if flight[:1] == b"\x01" and not _is_alive(pid):
+                names = _recorder.names_in(flight[_recorder.FLIGHT_HEADER :], pickletools.genops)
+                self.evidence.append(ev.DiedLoading, child=pid, globals=list(names))
+
+
+def _prepare_tags(notebook: nbformat.NotebookNode, cell: Cell) -> list[str] | None:
+    """Let nbclient go on after a cell that is expected to fail; return the tags as they were."""
+    metadata = notebook.cells[cell.position].metadata
+    before = metadata.get("tags")
+    metadata["tags"] = sorted(
+        cell.tags | ({RAISES_EXCEPTION} if cell.expects_worker_error else set())
+    )
+    return None if before is None else list(before)
+
+
+def _kernel_process(client: NotebookClient) -> psutil.Process | None:
+    provisioner = getattr(client.km, "provisioner", None)
+    pid = getattr(provisioner, "pid", None)
+    try:
+        return psutil.Process(pid) if pid else None
+    except psutil.Error:
+        return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(f"{type(exc).__name__}: {exc}".split())

@@ -1,0 +1,169 @@
+"""A page's code cells, with their source lines and tags, read with myst-nb's own reader."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import re
+from pathlib import Path, PurePosixPath
+
+import nbformat
+from myst_nb.core.config import NbParserConfig
+from myst_nb.core.nb_to_tokens import nb_node_to_dict
+from myst_nb.core.read import create_nb_reader
+from myst_parser.config.main import MdParserConfig
+
+EXPECT_WORKER_ERROR = "expect-worker-error"
+RAISES_EXCEPTION = "raises-exception"
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Cell:
+    """A code cell."""
+
+    position: int
+    """0-based position among all cells of the notebook, as nbclient counts."""
+    line: int
+    """1-based line of the source where the cell begins."""
+    tags: frozenset[str]
+    source: str
+
+    @property
+    def expects_worker_error(self) -> bool:
+        """Tell whether a worker failure must happen here."""
+        return EXPECT_WORKER_ERROR in self.tags
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Page:
+    """A page with code cells."""
+
+    docname: str
+    path: Path
+    notebook: nbformat.NotebookNode
+    """As myst-nb reads it, not executed."""
+    cells: tuple[Cell, ...]
+    """The code cells that have something to run."""
+    why_not_executed: str | None
+    """The setting that keeps myst-nb from executing the page, None where it does."""
+    force: bool
+    """Whether the page asks to be executed at every build, cached or not."""
+    in_temp: bool
+    timeout: float | None
+    """Seconds a cell may take, None for no limit."""
+    allow_errors: bool
+
+    @property
+    def kernel_name(self) -> str:
+        """The kernelspec's name."""
+        return str(self.notebook.metadata.get("kernelspec", {}).get("name", "python3"))
+
+    def with_timeout(self, seconds: float) -> Page:
+        """Return the page with another limit for each cell."""
+        return dc.replace(self, timeout=seconds)
+
+
+class PageError(Exception):
+    """A page cannot be read as a notebook; the message names the file and the way out."""
+
+
+def read(
+    docname: str, path: Path, text: str, md_config: MdParserConfig, nb_config: NbParserConfig
+) -> Page | None:
+    """Read a page as myst-nb will.
+
+    Parameters
+    ----------
+    docname, path, text
+        The page's name, its file, and what is in it.
+    md_config, nb_config
+        The configuration that myst-nb made from ``conf.py``.
+
+    Returns
+    -------
+    Page or None
+        None for a page that is no notebook, or has no code cell with something in it.
+
+    Raises
+    ------
+    PageError
+        If the reader cannot make a notebook of the text.
+    """
+    reader = create_nb_reader(str(path), md_config, nb_config, text)
+    if reader is None:
+        return None
+    try:
+        notebook = reader.read(text)
+    except Exception as exc:
+        raise PageError(f"{path}: cannot be read as a notebook ({exc}). Mend its header.") from exc
+    _replace_kernel_alias(notebook, nb_config)
+    overrides = nb_node_to_dict(notebook.metadata.get(nb_config.metadata_key, {}))
+    overrides.pop("output_folder", None)
+    own_mode = overrides.get("execution_mode")
+    try:
+        nb_config = nb_config.copy(**overrides)
+    except Exception as exc:
+        raise PageError(
+            f"{path}: its {nb_config.metadata_key!r} header is not valid ({exc}). Mend it."
+        ) from exc
+    lines = notebook.metadata.get("source_map") or _lines_in_json(text)
+    cells = tuple(
+        Cell(
+            position=position,
+            line=lines[position] if position < len(lines) else 1,
+            tags=frozenset(cell.metadata.get("tags", ())),
+            source=cell.source,
+        )
+        for position, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code" and cell.source.strip()
+    )
+    if not cells:
+        return None
+    return Page(
+        docname=docname,
+        path=path,
+        notebook=notebook,
+        cells=cells,
+        why_not_executed=_why_not_executed(path, notebook, nb_config, own_mode),
+        force=nb_config.execution_mode == "force",
+        in_temp=nb_config.execution_in_temp,
+        timeout=nb_config.execution_timeout if nb_config.execution_timeout > 0 else None,
+        allow_errors=nb_config.execution_allow_errors,
+    )
+
+
+def _lines_in_json(text: str) -> list[int]:
+    """Return the line on which each cell of an ``.ipynb`` file says its type."""
+    # Within a cell's source the quotes are escaped, so that this matches keys only.
+    starts = [match.start() for match in re.finditer(r'(?<!\\)"cell_type"\s*:', text)]
+    return [text.count("\n", 0, start) + 1 for start in starts]
+
+
+def _replace_kernel_alias(notebook: nbformat.NotebookNode, nb_config: NbParserConfig) -> None:
+    spec = notebook.metadata.get("kernelspec", {})
+    for pattern, alias in nb_config.kernel_rgx_aliases.items():
+        if spec.get("name") is not None and re.fullmatch(pattern, spec["name"]):
+            spec["name"] = alias
+            return
+
+
+def _why_not_executed(
+    path: Path,
+    notebook: nbformat.NotebookNode,
+    nb_config: NbParserConfig,
+    own_mode: str | None,
+) -> str | None:
+    mode = nb_config.execution_mode
+    for pattern in nb_config.execution_excludepatterns:
+        if PurePosixPath(path.as_posix()).match(pattern):
+            return f"nb_execution_excludepatterns has {pattern!r}"
+    if mode == "off":
+        return "its execution mode is 'off'"
+    if mode == "inline":
+        return "its execution mode is 'inline', which runs it out of sight; use 'cache'"
+    if own_mode in ("auto", "force"):
+        # myst-nb obeys the header over the cache that holds the watched run.
+        return f"its header sets execution_mode to {own_mode!r}; leave that to conf.py"
+    stored = (cell.outputs for cell in notebook.cells if cell.cell_type == "code")
+    if mode == "auto" and all(stored):
+        return "its execution mode is 'auto' and the file holds outputs; use 'cache' or strip them"
+    return None

@@ -1,0 +1,655 @@
+"""Turn a page's evidence into findings.
+
+Each finding is worded here, once. Two rules keep the list short: one cause is one finding, however
+many workers met it, and an error that merely follows from a worker's failure (a broken pool, a cell
+that waits for ever) is told in that failure's finding instead of one of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import re
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from workercheck import evidence as ev
+from workercheck.evidence import Finding, FindingKind
+from workercheck.pages import RAISES_EXCEPTION, Page
+
+WORKER_KINDS: frozenset[FindingKind] = frozenset({"unpickle-task", "unpickle-result", "worker-died"})
+"""The kinds that a cell tagged ``expect-worker-error`` must produce."""
+
+_BROKEN = {
+    "BrokenProcessPool",
+    "BrokenExecutor",
+    "BrokenInterpreterPool",
+    "TerminatedWorkerError",
+    "ShutdownExecutorError",
+    "KilledWorker",
+}
+"""What a page sees of an executor that has lost a worker."""
+
+_PARENT_SIDE = {
+    "wait_result_broken_or_wakeup",
+    "_handle_results",
+    "_callmethod",
+    "_handle_report",
+}
+"""Functions of an executor's parent process that load what workers send back."""
+
+_MACHINERY = (
+    "builtins.",
+    "cloudpickle.",
+    "collections.",
+    "concurrent.",
+    "copyreg.",
+    "functools.",
+    "joblib.",
+    "loky.",
+    "multiprocessing.",
+    "types.",
+    "_pickle.",
+)
+"""Names that every message carries; what the reader sent has another one."""
+
+_SHUTDOWN_NOISE = ("KeyboardInterrupt", "EOFError", "ConnectionResetError", "BrokenPipeError")
+"""What a load raises when the process at the other end goes, as all do when a kernel ends."""
+
+_E = TypeVar("_E", bound=ev.Event)
+
+
+def judge(page: Page, events: Sequence[ev.Event]) -> list[Finding]:
+    """Return the findings about an executed page, by line.
+
+    Parameters
+    ----------
+    page
+        The page as it is now: lines and tags come from it.
+    events
+        The evidence of its run, whole or so far.
+    """
+    return _Judge(page, events).findings()
+
+
+def not_executed(line: int, reason: str, hint: str) -> Finding:
+    """Word the finding about a page, or a cell of one, that nobody ran."""
+    return Finding("not-executed", f"not executed: {_clean(reason)}", line, hint=hint)
+
+
+def not_watched(reason: str, hint: str) -> Finding:
+    """Word the finding about a page whose evidence is missing or cannot be trusted."""
+    return Finding("not-watched", f"not watched: {_clean(reason)}", 0, hint=hint)
+
+
+def has_failed(page: Page, events: Sequence[ev.Event]) -> bool:
+    """Tell whether a worker has failed that was not expected to: the page can no longer pass."""
+    return any(f.kind in WORKER_KINDS and not f.expected for f in judge(page, events))
+
+
+def executors(events: Sequence[ev.Event]) -> list[str]:
+    """Return the executors that the page handed work to, in order of first use."""
+    return list(dict.fromkeys(_public(e.executor) for e in _of(events, ev.Submitted)))
+
+
+def workers(events: Sequence[ev.Event]) -> int:
+    """Count the processes that were started to work for the page."""
+    hellos = {e.pid: e for e in _of(events, ev.Hello)}
+    return sum(_start_method(e, hellos) is not None for e in hellos.values())
+
+
+class _Judge:
+    """The evidence of one page, indexed."""
+
+    def __init__(self, page: Page, events: Sequence[ev.Event]) -> None:
+        self.page = page
+        self.events = events
+        self.hellos: dict[int, ev.Hello] = {}
+        for hello in _of(events, ev.Hello):
+            self.hellos[hello.pid] = hello
+        self.kernel = next((h.pid for h in _of(events, ev.Hello) if not h.forked), None)
+        self.started = _of(events, ev.CellStarted)
+        self.ended = _of(events, ev.CellFinished)
+        self.cell_of_message = {e.message_id: e.cell for e in self.ended}
+        self.submitted = _of(events, ev.Submitted)
+        self.closing = min((e.time for e in _of(events, ev.Closing)), default=float("inf"))
+
+    def findings(self) -> list[Finding]:
+        failures = [*self._failed_loads(), *self._dead_workers()]
+        failures = _merge(failures)
+        found = [*self._explain(failures)]
+        found += self._cell_errors(failures)
+        found += self._kernel()
+        if not any(f.kind in WORKER_KINDS and not f.expected for f in found):
+            found += self._timeouts()
+        found += self._absent(found)
+        found += self._unwatched()
+        found += self._leftovers()
+        return sorted(found, key=lambda f: (f.line, f.kind))
+
+    # --- places ---
+
+    def _line(self, cell: int | None) -> int:
+        return self.page.cells[cell].line if cell is not None and cell < len(self.page.cells) else 0
+
+    def _expects(self, cell: int | None) -> bool:
+        return (
+            cell is not None
+            and cell < len(self.page.cells)
+            and self.page.cells[cell].expects_worker_error
+        )
+
+    def _cell_at(self, moment: float) -> int | None:
+        running = [e.cell for e in self.started if e.time <= moment]
+        return running[-1] if running else None
+
+    def _cell_of(self, message_id: str | None, moment: float) -> int | None:
+        """Return the cell behind a message id; one without an answer is the last that ran."""
+        if message_id in self.cell_of_message:
+            return self.cell_of_message[message_id]
+        return self._cell_at(moment)
+
+    def _submission(
+        self, moment: float, executor: str | None, names: Iterable[str]
+    ) -> ev.Submitted | None:
+        """Find the submission of a piece of work that failed later, elsewhere.
+
+        The latest one that names what failed and used this executor, else the latest that
+        does one of both, else the latest.
+        """
+        names = {name for name in names if name}
+        before = [s for s in self.submitted if s.time <= moment and s.cell is not None]
+
+        def named(s: ev.Submitted) -> bool:
+            return not names.isdisjoint(s.names)
+
+        def same(s: ev.Submitted) -> bool:
+            return executor is not None and _family(s.executor) == _family(executor)
+
+        tests: tuple[Callable[[ev.Submitted], bool], ...] = (
+            lambda s: named(s) and same(s),
+            named,
+            same,
+            lambda s: True,
+        )
+        for test in tests:
+            for submission in reversed(before):
+                if test(submission):
+                    return submission
+        return None
+
+    # --- failed loads ---
+
+    def _failed_loads(self) -> list[Finding]:
+        found = []
+        for e in _of(self.events, ev.LoadFailed):
+            kind = e.exception.rsplit(".", 1)[-1]
+            if e.time >= self.closing and kind in _SHUTDOWN_NOISE:
+                continue
+            functions = {function for _, function in e.stack}
+            result = not functions.isdisjoint(_PARENT_SIDE) or e.pid == self.kernel
+            executor = _executor_from(e.stack)
+            thing = _object(e)
+            names = [thing or "", *e.globals]
+            submission = self._submission(e.time, executor, names)
+            if submission is not None and executor in (None, "multiprocessing.Process"):
+                executor = _public(submission.executor)
+            cell = (
+                self._cell_of(submission.cell, submission.time)
+                if submission is not None
+                else self._cell_of(e.cell, e.time)
+            )
+            hello = self.hellos.get(e.pid)
+            method = _start_method(hello, self.hellos) if hello else None
+            what = thing or "a message"
+            error = f"{kind}: {e.message}" if e.message else kind
+            through = f" sent through {executor}" if executor else ""
+            under = f" under {method}" if method not in (None, "loky") else ""
+            if result:
+                message = f"the parent could not unpickle {what} ({_clean(error)}) that a worker"
+                message += f" sent back through {executor}" if executor else " sent back"
+            else:
+                message = f"a worker could not unpickle {what} ({_clean(error)}){through}{under}"
+            found.append(
+                Finding(
+                    "unpickle-result" if result else "unpickle-task",
+                    message,
+                    self._line(cell),
+                    cell=cell,
+                    expected=self._expects(cell),
+                    exception=_clean(e.exception),
+                    process=f"{'kernel' if e.pid == self.kernel else 'worker'} {e.pid}"
+                    + (f" ({method})" if method else ""),
+                    object=_clean(thing) if thing else None,
+                    hint=_hint(e, thing, result),
+                )
+            )
+        return found
+
+    # --- dead workers ---
+
+    def _dead_workers(self) -> list[Finding]:
+        explained = {e.pid for e in _of(self.events, ev.LoadFailed)}
+        loads = [e.time for e in _of(self.events, ev.LoadFailed)]
+        found = []
+        for died in _of(self.events, ev.DiedLoading):
+            thing = _reader_object(died.globals)
+            explained.add(died.child)
+            found.append(
+                self._death(
+                    died.time,
+                    None,
+                    died.globals,
+                    f"a worker died while it unpickled {thing or 'a message'}",
+                    f"worker {died.child}",
+                    thing,
+                    exitcode=self._exitcode(died.child),
+                )
+            )
+        last = 0.0
+        for broken in _of(self.events, ev.PoolBroken):
+            known = not explained.isdisjoint(broken.pids) or any(
+                last < moment <= broken.time for moment in loads
+            )
+            last = broken.time
+            explained.update(broken.pids)
+            if known or broken.time >= self.closing:
+                continue
+            codes = [c for pid in broken.pids if (c := self._exitcode(pid))]
+            found.append(
+                self._death(
+                    broken.time,
+                    broken.executor,
+                    (),
+                    "a worker died while it had work",
+                    f"one of the workers {', '.join(map(str, broken.pids))}",
+                    None,
+                    exitcode=codes[0] if codes else None,
+                )
+            )
+        for gone in _of(self.events, ev.Exited):
+            is_worker = gone.target is not None and gone.target.startswith(_MACHINERY)
+            if (
+                gone.child in explained
+                or gone.time >= self.closing
+                or (gone.exitcode > 0 and not is_worker)
+            ):
+                continue
+            explained.add(gone.child)
+            found.append(
+                self._death(
+                    gone.time,
+                    "multiprocessing.Pool" if is_worker else "multiprocessing.Process",
+                    (gone.target or "",),
+                    "a worker died while it had work",
+                    f"worker {gone.child}",
+                    None if is_worker else gone.target,
+                    exitcode=gone.exitcode,
+                )
+            )
+        return found
+
+    def _exitcode(self, pid: int) -> int | None:
+        return next((e.exitcode for e in _of(self.events, ev.Exited) if e.child == pid), None)
+
+    def _death(
+        self,
+        moment: float,
+        executor: str | None,
+        names: Iterable[str],
+        message: str,
+        process: str,
+        thing: str | None,
+        exitcode: int | None,
+    ) -> Finding:
+        submission = self._submission(moment, executor, names)
+        if submission is not None:
+            executor = executor if executor and not submission.executor else submission.executor
+            cell = self._cell_of(submission.cell, submission.time)
+        else:
+            cell = self._cell_at(moment)
+        if exitcode is not None:
+            message += f" ({_exit(exitcode)})"
+        if executor:
+            message += f", sent through {_public(executor)}"
+        return Finding(
+            "worker-died",
+            message,
+            self._line(cell),
+            cell=cell,
+            expected=self._expects(cell),
+            process=process,
+            object=_clean(thing) if thing else None,
+            hint="Find what ends it: run the function in the page itself, without an executor; "
+            "a crash in compiled code, os._exit and too little memory end a process at once.",
+        )
+
+    # --- cells ---
+
+    def _cell_errors(self, failures: Sequence[Finding]) -> list[Finding]:
+        found = []
+        for e in self.ended:
+            if e.exception is None or e.cell >= len(self.page.cells):
+                continue
+            cell = self.page.cells[e.cell]
+            error = f"{e.exception}: {e.message}" if e.message else e.exception
+            if e.exception in _BROKEN or _follows(e, failures):
+                if failures:
+                    continue
+                submission = self._submission(e.time, None, ())
+                where = self._cell_of(submission.cell, submission.time) if submission else e.cell
+                kind: FindingKind = "worker-died"
+                message = "a worker died while it had work"
+                if "un-serialize" in e.message:
+                    kind = "unpickle-result" if "result" in e.message else "unpickle-task"
+                    message = "a message between the page and its workers could not be unpickled"
+                found.append(
+                    Finding(
+                        kind,
+                        f"{message} ({_clean(error)})",
+                        self._line(where),
+                        cell=where,
+                        expected=self._expects(where),
+                        exception=_clean(e.exception),
+                        hint="Read the traceback in the page; run the function without an "
+                        "executor to see what ends it.",
+                    )
+                )
+            elif not (
+                cell.expects_worker_error
+                or RAISES_EXCEPTION in cell.tags
+                or self.page.allow_errors
+            ):
+                found.append(
+                    Finding(
+                        "cell-error",
+                        f"the cell failed ({_clean(error)})",
+                        cell.line,
+                        cell=e.cell,
+                        exception=_clean(e.exception),
+                        hint="Mend the cell, or tag it raises-exception if the error is its point.",
+                    )
+                )
+        return found
+
+    def _explain(self, failures: Sequence[Finding]) -> list[Finding]:
+        """Add to the first failure where the page went no further because of it."""
+        if not failures:
+            return []
+        first, *others = failures
+        stopped = [e.cell for e in _of(self.events, ev.Stopped)]
+        broken = [
+            e for e in self.ended if e.exception in _BROKEN and not self._expects(e.cell)
+        ]
+        note = ""
+        if stopped:
+            note = f"; the cell at line {self._line(stopped[0])} waited for it and was stopped"
+        elif broken and broken[0].cell != first.cell:
+            note = f"; the cell at line {self._line(broken[0].cell)} failed with it"
+            note += f" ({broken[0].exception})"
+        return [dc.replace(first, message=first.message + note), *others]
+
+    def _timeouts(self) -> list[Finding]:
+        return [
+            Finding(
+                "cell-timeout",
+                f"the cell did not end within {e.timeout:g} s",
+                self._line(e.cell),
+                cell=e.cell,
+                exception="CellTimeoutError",
+                hint="Make it faster, give the page more time with execution_timeout in its "
+                "mystnb header, or find what it waits for.",
+            )
+            for e in _of(self.events, ev.CellTimedOut)
+        ]
+
+    def _kernel(self) -> list[Finding]:
+        return [
+            Finding(
+                "kernel-died",
+                f"the kernel died ({_clean(e.message)})",
+                self._line(e.cell) or (self.page.cells[0].line if self.page.cells else 0),
+                cell=e.cell,
+                hint="Run the cell in a Python interpreter to see what ends it; install the "
+                "kernel that the page's header names if it did not start.",
+            )
+            for e in _of(self.events, ev.KernelDied)
+        ]
+
+    def _absent(self, found: Sequence[Finding]) -> list[Finding]:
+        seen = {f.cell for f in found if f.kind in WORKER_KINDS}
+        errors = {e.cell: e for e in self.ended}
+        absent = []
+        for index, cell in enumerate(self.page.cells):
+            if not cell.expects_worker_error or index in seen or index not in errors:
+                continue
+            error = errors[index]
+            instead = (
+                f"it failed with {_clean(error.exception)} instead"
+                if error.exception
+                else "it passed"
+            )
+            absent.append(
+                Finding(
+                    "expected-but-absent",
+                    f"the cell is tagged expect-worker-error, and no worker failed: {instead}",
+                    cell.line,
+                    cell=index,
+                    exception=error.exception,
+                    hint="Take the tag away if the failure is mended, or mend the cell so that it "
+                    "shows the failure again.",
+                )
+            )
+        return absent
+
+    # --- what was not seen, and what was left ---
+
+    def _unwatched(self) -> list[Finding]:
+        finished = _of(self.events, ev.Finished)
+        if finished and finished[-1].language != "python":
+            return []
+        install = "Install workercheck in the environment of the page's kernel."
+        found = [
+            not_watched(f"its evidence is damaged ({e.reason})", "Free some disk, and build again.")
+            for e in _of(self.events, ev.Damaged)[:1]
+        ]
+        if finished and self.kernel is None and not _of(self.events, ev.KernelDied):
+            found.append(not_watched("its kernel started without the recorder", install))
+        for e in _of(self.events, ev.Unwatched):
+            cell = self._cell_at(e.time)
+            if self.kernel is not None:
+                found.append(
+                    Finding(
+                        "not-watched",
+                        f"a Python process started without the recorder: {_clean(e.command)}",
+                        self._line(cell),
+                        cell=cell,
+                        process=f"process {e.child}",
+                        hint="Hand os.environ on to it, and start it without -S.",
+                    )
+                )
+        return found
+
+    def _leftovers(self) -> list[Finding]:
+        found = []
+        for e in _of(self.events, ev.Leftover):
+            hello = self.hellos.get(e.child)
+            cell = self._cell_at(hello.time) if hello else None
+            found.append(
+                Finding(
+                    "leftover-process",
+                    f"a process outlived the page and was ended: {_clean(e.command)}",
+                    self._line(cell),
+                    cell=cell,
+                    process=f"process {e.child}",
+                    hint="End it in the page: shut its executor down, or use a with block.",
+                )
+            )
+        return found
+
+
+def _of(events: Sequence[ev.Event], cls: type[_E]) -> list[_E]:
+    return [e for e in events if isinstance(e, cls)]
+
+
+def _merge(failures: Sequence[Finding]) -> list[Finding]:
+    """Keep one finding for each cause, in order, and say how many processes met it."""
+    groups: dict[tuple[object, ...], list[Finding]] = {}
+    for failure in failures:
+        cause = (failure.kind, failure.line, failure.object, failure.exception, failure.message)
+        groups.setdefault(cause, []).append(failure)
+    merged = []
+    for group in groups.values():
+        many = f", in {len(group)} processes" if len({f.process for f in group}) > 1 else ""
+        merged.append(dc.replace(group[0], message=group[0].message + many))
+    return merged
+
+
+def _follows(error: ev.CellFinished, failures: Sequence[Finding]) -> bool:
+    """Tell whether a cell's error is a worker's failure, raised again in the page."""
+    return any(
+        failure.exception is not None
+        and failure.exception.rsplit(".", 1)[-1] == error.exception
+        and error.message
+        and _clean(error.message) in failure.message
+        for failure in failures
+    )
+
+
+def _start_method(hello: ev.Hello, hellos: dict[int, ev.Hello]) -> str | None:
+    """Return how a worker was started, None for a process that is no worker."""
+    words = " ".join(hello.argv)
+    if "resource_tracker" in words:
+        return None
+    if hello.forked:
+        return "forkserver" if "multiprocessing.forkserver" in words else "fork"
+    if "multiprocessing.spawn" in words or "--multiprocessing-fork" in words:
+        return "spawn"
+    if "popen_loky_posix" in words:
+        return "loky"
+    return None
+
+
+def _executor_from(stack: Sequence[Sequence[str]]) -> str | None:
+    """Name the executor whose code was loading the message."""
+    modules = [module for module, _ in stack]
+    for prefix, name in (
+        ("joblib.externals.loky", "joblib"),
+        ("loky", "loky"),
+        ("concurrent.futures.process", "concurrent.futures.ProcessPoolExecutor"),
+        ("concurrent.futures.interpreter", "concurrent.futures.InterpreterPoolExecutor"),
+        ("concurrent.interpreters", "concurrent.interpreters"),
+        ("multiprocessing.pool", "multiprocessing.Pool"),
+        ("multiprocessing.managers", "multiprocessing.Manager"),
+        ("distributed", "dask.distributed"),
+        ("ipyparallel", "ipyparallel"),
+        ("mpi4py", "mpi4py.futures"),
+        ("multiprocessing.spawn", "multiprocessing.Process"),
+        ("multiprocessing.forkserver", "multiprocessing.Process"),
+    ):
+        if any(module == prefix or module.startswith(prefix + ".") for module in modules):
+            return name
+    if any(function == "main" and module == "__main__" for module, function in stack):
+        return "loky"
+    return None
+
+
+def _public(executor: str) -> str:
+    """Return the name under which a reader knows an executor."""
+    family = _family(executor)
+    return {
+        "process": "concurrent.futures.ProcessPoolExecutor",
+        "interpreter": "concurrent.futures.InterpreterPoolExecutor",
+        "pool": "multiprocessing.Pool",
+        "mp-process": "multiprocessing.Process",
+        "dask": "dask.distributed",
+    }.get(family, family)
+
+
+def _family(executor: str) -> str:
+    """Return what the names of one executor, its class and its modules, have in common."""
+    for part, family in (
+        ("joblib", "joblib"),
+        ("loky", "loky"),
+        ("concurrent.futures.process", "process"),
+        ("ProcessPoolExecutor", "process"),
+        ("InterpreterPoolExecutor", "interpreter"),
+        ("concurrent.futures.interpreter", "interpreter"),
+        ("multiprocessing.pool", "pool"),
+        ("multiprocessing.Pool", "pool"),
+        ("multiprocessing.Process", "mp-process"),
+        ("distributed", "dask"),
+        ("ipyparallel", "ipyparallel"),
+        ("mpi4py", "mpi4py.futures"),
+    ):
+        if part in executor:
+            return family
+    return executor
+
+
+_MISSING_NAME = (
+    re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'"),
+    re.compile(r"Can't get attribute '(?P<name>[^']+)' on <module '(?P<module>[^']+)'"),
+    re.compile(r"Can't (?:get|resolve)\D*'(?P<name>[^']+)' on <?module '(?P<module>[^']+)'"),
+)
+
+
+def _object(e: ev.LoadFailed) -> str | None:
+    """Name what could not be loaded: ``__main__.sphere``, ``ghost_module.f``."""
+    for pattern in _MISSING_NAME:
+        if match := pattern.search(e.message):
+            return f"{match['module']}.{match['name']}"
+    if e.name and e.exception in ("ModuleNotFoundError", "ImportError"):
+        inside = [name for name in e.globals if name.startswith(e.name + ".")]
+        return inside[0] if inside else e.name
+    if e.raised_in:
+        owner = e.raised_in.split(".")[0]
+        for name in reversed(e.globals):
+            if owner in name.split("."):
+                return name
+    return _reader_object(e.globals) or e.raised_in
+
+
+def _reader_object(names: Sequence[str]) -> str | None:
+    """Choose, among the names in a message, the one the reader knows."""
+    own = [name for name in names if not name.startswith(_MACHINERY)]
+    main = [name for name in own if name.startswith("__main__.")]
+    return (main or own or [None])[0]
+
+
+def _hint(e: ev.LoadFailed, thing: str | None, result: bool) -> str:
+    name = (thing or "it").rsplit(".", 1)[-1]
+    if result:
+        return (
+            f"Return plain data, or mend how {name} is pickled: an exception with an __init__ of "
+            "its own needs a __reduce__, a class has to be importable in both processes."
+        )
+    if e.exception == "ModuleNotFoundError":
+        return (
+            f"Install {e.name} where the workers run, or put it on their path: workers get "
+            "sys.path as it was when their pool was made, loky's only PYTHONPATH."
+        )
+    if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
+        return (
+            "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
+            f"value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
+        )
+    if e.exception == "AttributeError":
+        return "Make the module that the worker imports the one that the page has."
+    return f"Loading {name} raises: mend its __setstate__ or __reduce__, or send plain data."
+
+
+def _exit(exitcode: int) -> str:
+    if exitcode < 0:
+        try:
+            return f"killed by {signal.Signals(-exitcode).name}"
+        except ValueError:
+            return f"killed by signal {-exitcode}"
+    return f"exit code {exitcode}"
+
+
+def _clean(text: str, limit: int = 300) -> str:
+    """Return text on one line, without control characters, cut to *limit* characters."""
+    text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,319 @@
+"""The Sphinx extension: which event calls which room, in the order in which Sphinx emits them."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from docutils import nodes
+from myst_nb.core.config import NbParserConfig
+from myst_nb.core.read import UnexpectedCellDirective
+from myst_parser.config.main import MdParserConfig
+from sphinx.util import logging
+
+from workercheck import __version__, gate, pages, report, rules
+from workercheck.cache import PageCache, environment
+from workercheck.execute import Run, run_pages
+from workercheck.pages import Page
+from workercheck.report import PageReport, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+    from sphinx.util.typing import ExtensionMetadata
+
+    class _Environment(BuildEnvironment):
+        """The attributes that myst-nb and this extension add."""
+
+        myst_config: MdParserConfig
+        mystnb_config: NbParserConfig
+        nb_metadata: dict[str, dict[str, Any]]
+        workercheck_key: str
+        workercheck_pages: dict[str, PageReport]
+        workercheck_strays: dict[str, list[int]]
+
+
+LOGGER = logging.getLogger(__name__)
+
+_TAKEN_OVER = ("auto", "force", "cache")
+"""The execution modes in which this extension runs the pages, and myst-nb finds them cached."""
+
+
+class StrayCell(UnexpectedCellDirective):  # type: ignore[misc]  # docutils is not typed
+    """A ``code-cell`` that reached the Markdown parser: nobody executes it."""
+
+    def run(self) -> list[nodes.Node]:
+        """Remember the line; myst-nb warns."""
+        env = cast("_Environment", self.state.document.settings.env)
+        env.workercheck_strays.setdefault(env.docname, []).append(self.lineno)
+        return cast("list[nodes.Node]", super().run())
+
+
+class Check:
+    """One build, checked."""
+
+    def __init__(self) -> None:
+        self.environment = environment()
+        self.pages: dict[str, Page] = {}
+        """The pages with code cells that this build has read, by docname."""
+
+    def on_builder_inited(self, app: Sphinx) -> None:
+        """Point myst-nb to the cache of this environment; it executes nothing itself."""
+        env = cast("_Environment", app.env)
+        if not hasattr(env, "workercheck_pages"):
+            env.workercheck_pages = {}
+            env.workercheck_strays = {}
+            env.workercheck_key = ""
+        self.nb_config = env.mystnb_config
+        self.cache = PageCache(
+            Path(self.nb_config.execution_cache_path) / "workercheck", self.environment.key
+        )
+        changes: dict[str, Any] = {"execution_cache_path": str(self.cache.path)}
+        if self.nb_config.execution_mode in _TAKEN_OVER:
+            changes["execution_mode"] = "cache"
+        env.mystnb_config = self.nb_config.copy(**changes)
+        # An old report must not be taken for this build's, should this build not finish.
+        (Path(app.outdir) / report.FILE).unlink(missing_ok=True)
+
+    def on_env_get_outdated(
+        self, app: Sphinx, env: _Environment, added: set[str], changed: set[str], removed: set[str]
+    ) -> Sequence[str]:
+        """Read again what failed, and everything when the environment is another one."""
+        known = env.workercheck_pages
+        for docname in removed:
+            known.pop(docname, None)
+        same = env.workercheck_key == self.environment.key
+        env.workercheck_key = self.environment.key
+        force = self.nb_config.execution_mode == "force"
+        return [name for name, page in known.items() if page.unexpected or force or not same]
+
+    def on_env_before_read_docs(
+        self, app: Sphinx, env: _Environment, docnames: list[str]
+    ) -> None:
+        """Execute the pages that are about to be read, unless the cache has them."""
+        to_run = []
+        for docname in docnames:
+            env.workercheck_pages.pop(docname, None)
+            page = self._read(app, env, docname)
+            if page is None:
+                continue
+            self.pages[docname] = page
+            reported = PageReport(docname, _source(app, page.path), executed=False)
+            env.workercheck_pages[docname] = reported
+            if page.why_not_executed is not None:
+                self._leave_alone(app, env, page, reported)
+            elif cached := self.cache.load(page):
+                events, seconds = cached
+                reported.findings = rules.judge(page, events)
+                if reported.unexpected:
+                    to_run.append(page)
+                    continue
+                reported.executed = reported.cached = True
+                reported.seconds = seconds
+                reported.executors = rules.executors(events)
+                reported.workers = rules.workers(events)
+            else:
+                to_run.append(page)
+        if to_run:
+            self._execute(app, env, to_run)
+        if any(page.unexpected for page in env.workercheck_pages.values()):
+            app.statuscode = 1
+
+    def _read(self, app: Sphinx, env: _Environment, docname: str) -> Page | None:
+        path = Path(env.doc2path(docname))
+        if app.registry.source_suffix.get(path.suffix) != "myst-nb" and not any(
+            path.name.endswith(suffix) for suffix in self.nb_config.custom_formats
+        ):
+            return None
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            return pages.read(docname, path, text, env.myst_config, self.nb_config)
+        except (OSError, UnicodeDecodeError, pages.PageError) as exc:
+            env.workercheck_pages[docname] = PageReport(
+                docname,
+                _source(app, path),
+                executed=False,
+                findings=[rules.not_executed(1, str(exc), "Mend the page.")],
+            )
+            return None
+
+    def _leave_alone(
+        self, app: Sphinx, env: _Environment, page: Page, reported: PageReport
+    ) -> None:
+        """Report a page that is not executed, and keep myst-nb from executing it unseen."""
+        allowed = app.config.workercheck_allow_unexecuted
+        if not any(fnmatch.fnmatch(page.docname, pattern) for pattern in allowed):
+            reported.findings = [
+                rules.not_executed(
+                    page.cells[0].line,
+                    str(page.why_not_executed),
+                    "Let it be executed, or name it in workercheck_allow_unexecuted.",
+                )
+            ]
+        env.mystnb_config = env.mystnb_config.copy(
+            execution_excludepatterns=[
+                *env.mystnb_config.execution_excludepatterns,
+                page.path.as_posix(),
+            ]
+        )
+
+    def _execute(self, app: Sphinx, env: _Environment, to_run: list[Page]) -> None:
+        jobs = app.config.workercheck_jobs or os.cpu_count() or 1
+        LOGGER.info(
+            "workercheck: executing %d pages, %d at a time", len(to_run), min(jobs, len(to_run))
+        )
+        done = 0
+
+        def finished(run: Run) -> None:
+            nonlocal done
+            done += 1
+            self.cache.store(run)
+            reported = env.workercheck_pages[run.page.docname]
+            reported.executed = True
+            reported.seconds = run.seconds
+            reported.executors = rules.executors(run.events)
+            reported.workers = rules.workers(run.events)
+            reported.findings = rules.judge(run.page, run.events)
+            LOGGER.info(
+                "workercheck: [%d/%d] %s  %.1f s  %s",
+                done,
+                len(to_run),
+                run.page.docname,
+                run.seconds,
+                f"FAILED ({len(reported.unexpected)})" if reported.unexpected else "ok",
+            )
+
+        timeout = app.config.workercheck_timeout
+        run_pages(
+            [page.with_timeout(timeout) if timeout else page for page in to_run],
+            jobs=jobs,
+            has_failed=rules.has_failed,
+            finished=finished,
+        )
+
+    def on_env_purge_doc(self, app: Sphinx, env: _Environment, docname: str) -> None:
+        """Forget the stray cells of a page that is read again."""
+        env.workercheck_strays.pop(docname, None)
+
+    def on_env_merge_info(
+        self, app: Sphinx, env: _Environment, docnames: list[str], other: _Environment
+    ) -> None:
+        """Take over the stray cells that a parallel reader met."""
+        for docname in docnames:
+            if docname in other.workercheck_strays:
+                env.workercheck_strays[docname] = other.workercheck_strays[docname]
+
+    def on_env_updated(self, app: Sphinx, env: _Environment) -> None:
+        """Make sure that myst-nb rendered the runs that were watched, and knows their outcome."""
+        for docname in self.pages:
+            reported = env.workercheck_pages[docname]
+            rendered = env.nb_metadata[docname].get("exec_data")
+            if not reported.executed:
+                continue
+            if rendered is None or rendered["runtime"] != reported.seconds:
+                reported.findings.append(
+                    rules.not_watched(
+                        "myst-nb executed the page itself, so that what it shows is of another run",
+                        "Take execution_mode out of the page's header; another extension may "
+                        "also change the page's code between its file and myst-nb.",
+                    )
+                )
+            elif reported.unexpected:
+                worst = reported.unexpected[0]
+                rendered.update(
+                    succeeded=False, error=worst.kind, traceback=report.line(reported, worst)
+                )
+
+    def on_build_finished(self, app: Sphinx, exception: Exception | None) -> None:
+        """Drop red runs from the cache, write the report and print the summary."""
+        env = cast("_Environment", app.env)
+        for docname, page in self.pages.items():
+            if env.workercheck_pages[docname].unexpected:
+                self.cache.discard(page)
+        if exception is not None:
+            return
+        found = self._report(app, env)
+        found.write(Path(app.outdir))
+        if found.verdict == "fail":
+            LOGGER.error("%s", report.text(found))
+            app.statuscode = 1
+        elif found.pages:
+            LOGGER.info("%s", report.text(found))
+
+    def _report(self, app: Sphinx, env: _Environment) -> Report:
+        reported = {docname: page for docname, page in env.workercheck_pages.items()}
+        for docname, lines in env.workercheck_strays.items():
+            page = reported.get(docname) or PageReport(
+                docname, _source(app, Path(env.doc2path(docname))), executed=False
+            )
+            strays = [
+                rules.not_executed(
+                    line,
+                    "a code-cell outside a notebook, or nested in another directive or a list",
+                    "Begin the page with a header that says file_format: mystnb, and put the cell "
+                    "at the page's top level.",
+                )
+                for line in lines
+            ]
+            reported[docname] = PageReport(
+                docname,
+                page.source,
+                page.executed,
+                page.cached,
+                page.seconds,
+                page.executors,
+                page.workers,
+                [*page.findings, *strays],
+            )
+        outdir = Path(app.outdir)
+        output = getattr(app.builder, "get_output_path", None) or getattr(
+            app.builder, "get_outfilename", None
+        )
+        files = [Path(output(docname)).relative_to(outdir) for docname in reported] if output else []
+        return Report(
+            environment={
+                "python": self.environment.python,
+                "start_method": self.environment.start_method,
+                "packages": self.environment.packages,
+                "key": self.environment.key,
+            },
+            pages=[reported[docname] for docname in sorted(reported)],
+            site=gate.fingerprint(outdir, [*files, Path(gate.BUILDINFO)]),
+        )
+
+
+def _source(app: Sphinx, path: Path) -> str:
+    """Return the path that a person would type in the folder in which the build runs."""
+    try:
+        return path.resolve().relative_to(Path.cwd().resolve()).as_posix()
+    except ValueError:
+        srcdir = Path(app.srcdir).resolve()
+        return (srcdir.name / path.resolve().relative_to(srcdir)).as_posix()
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Register configuration values, the directive and the event handlers."""
+    app.setup_extension("myst_nb")
+    # "html": the values are part of .buildinfo, which so tells whether this extension was on.
+    app.add_config_value("workercheck_jobs", None, "html", (int, type(None)))
+    app.add_config_value("workercheck_timeout", None, "html", (int, float, type(None)))
+    app.add_config_value("workercheck_allow_unexecuted", [], "html", (list, tuple))
+    app.add_directive("code-cell", StrayCell, override=True)
+    check = Check()
+    app.connect("builder-inited", check.on_builder_inited, priority=900)
+    app.connect("env-get-outdated", check.on_env_get_outdated)
+    app.connect("env-before-read-docs", check.on_env_before_read_docs, priority=900)
+    app.connect("env-purge-doc", check.on_env_purge_doc)
+    app.connect("env-merge-info", check.on_env_merge_info)
+    app.connect("env-updated", check.on_env_updated)
+    app.connect("build-finished", check.on_build_finished, priority=900)
+    return {
+        "version": __version__,
+        "env_version": 1,
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }
