@@ -217,9 +217,11 @@ def _record_failure(exc, caller, args):
     global _last_failure
     try:
         trace = []
+        innermost = None
         tb = exc.__traceback__.tb_next
         while tb is not None:
             trace.append((tb.tb_frame.f_code, tb.tb_lineno))
+            innermost = tb.tb_frame
             tb = tb.tb_next
         # A message within a message fails once for each: the outer traceback ends with the inner.
         if _last_failure is not None:
@@ -249,7 +251,7 @@ def _record_failure(exc, caller, args):
             message=_message(exc),
             name=_plain(getattr(exc, "name", None)),
             globals=_globals(args),
-            raised_in=_qualified_code(trace),
+            raised_in=_qualified_frame(innermost),
             traceback=_text("".join(traceback.format_exception(exc)))[-_TRACEBACK_LIMIT:],
             cell=_cell(),
         )
@@ -287,12 +289,12 @@ def _qualified(thing):
     return _text(name if module == "builtins" else module + "." + name)[:300]
 
 
-def _qualified_code(trace):
-    """Name the innermost Python function of the failure that is not the library's own."""
-    for code, _ in reversed(trace):
-        if not code.co_filename.startswith("<frozen"):
-            return _text(getattr(code, "co_qualname", code.co_name))[:200]
-    return None
+def _qualified_frame(frame):
+    if frame is None or frame.f_code.co_filename.startswith("<frozen"):
+        return None
+    module = frame.f_globals.get("__name__")
+    name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
+    return _text(module + "." + name)[:300] if type(module) is str else _text(name)[:300]
 
 
 def _globals(args):
@@ -349,7 +351,10 @@ def names_in(message, genops):
 # --- submissions, and ends of workers ---------------------------------------------------------
 
 _submitted = set()
+_owners = []  # weak references to what work was handed to
+_targets = {}  # id(process) -> (weak reference, name of its target)
 _ended_on_purpose = set()
+_reaped_children = set()
 
 
 def _cell():
@@ -393,18 +398,33 @@ def _submit(frame, function, *_):
     key = (cell, executor, *names)
     if key not in _submitted:
         _submitted.add(key)
+        _remember(owner)
         _write("submitted", executor=executor, names=names[:12], cell=cell)
+
+
+def _remember(owner):
+    import weakref
+
+    try:
+        _owners.append(weakref.ref(owner))
+    except TypeError:
+        pass
 
 
 def _process_start(frame, *_):
     process = frame.f_locals.get("self")
     target = getattr(process, "_target", None)
+    # start() deletes the target, and the name is wanted when the process ends.
+    import weakref
+
+    _targets[id(process)] = (weakref.ref(process), _qualified(target))
     if (_qualified(target) or "").startswith(_TRANSPORTS):
         return  # a worker of an executor, which has said what it was given
     names = _names(target) if target else [_qualified(type(process)) or ""]
     for argument in getattr(process, "_args", ())[:6]:
         if callable(argument):
             names += _names(argument, 1)
+    _remember(process)
     _write("submitted", executor="multiprocessing.Process", names=names[:12], cell=_cell())
 
 
@@ -428,6 +448,7 @@ def _broken(frame, *_):
             "pool-broken",
             executor=type(manager).__module__,
             pids=list(processes),
+            ended=sorted(ended),
             exception=_qualified(type(reason)) if isinstance(reason, BaseException) else None,
             message=_message(reason) if isinstance(reason, BaseException) else "",
         )
@@ -441,22 +462,21 @@ def _has_ended(process):
     return bool(select.select([process.sentinel], [], [], 0)[0])
 
 
-def _signalled(frame, *_):
-    _ended_on_purpose.add(getattr(frame.f_locals.get("self"), "pid", None))
-
-
-def _killed_tree(frame, *_):
-    _ended_on_purpose.add(getattr(frame.f_locals.get("process"), "pid", None))
+def _signalled(frame, argument, _):
+    child = getattr(frame.f_locals.get(argument), "pid", None)
+    if child is not None and child not in _ended_on_purpose:
+        _ended_on_purpose.add(child)
+        _write("terminated", child=child)
 
 
 def _reaped(frame, _, exitcode):
     popen = frame.f_locals.get("self")
-    if exitcode and popen.pid not in _ended_on_purpose:
-        _ended_on_purpose.add(popen.pid)
+    if exitcode and popen.pid not in _ended_on_purpose and popen.pid not in _reaped_children:
+        _reaped_children.add(popen.pid)
         target = None
-        for process in list(sys.modules["multiprocessing.process"]._children):
-            if process._popen is popen:
-                target = _qualified(getattr(process, "_target", None))
+        for reference, name in list(_targets.values()):
+            if getattr(reference(), "_popen", None) is popen:
+                target = name
         _write("exited", child=popen.pid, exitcode=exitcode, target=target)
 
 
@@ -481,13 +501,13 @@ _OBSERVED = {
     "multiprocessing.process": {"BaseProcess.start": ("start", _process_start, None)},
     "multiprocessing.popen_fork": {
         "Popen.poll": ("return", _reaped, None),
-        "Popen._send_signal": ("start", _signalled, None),
+        "Popen._send_signal": ("start", _signalled, "self"),
     },
     "multiprocessing.popen_forkserver": {"Popen.poll": ("return", _reaped, None)},
     "loky.backend.popen_loky_posix": {"Popen.poll": ("return", _reaped, None)},
-    "loky.backend.utils": {"kill_process_tree": ("start", _killed_tree, None)},
+    "loky.backend.utils": {"kill_process_tree": ("start", _signalled, "process")},
     "joblib.externals.loky.backend.popen_loky_posix": {"Popen.poll": ("return", _reaped, None)},
-    "joblib.externals.loky.backend.utils": {"kill_process_tree": ("start", _killed_tree, None)},
+    "joblib.externals.loky.backend.utils": {"kill_process_tree": ("start", _signalled, "process")},
     "distributed.client": {
         "Client.submit": ("start", _submit, "func"),
         "Client.map": ("start", _submit, "func"),
@@ -558,19 +578,47 @@ def _module_loaded(_frame, _argument, module):
 # --- at the end of a page ---------------------------------------------------------------------
 
 
-def closing():
-    """Record which modules of the page's own were imported; run in the kernel, after its cells."""
+async def closing(patience):
+    """Wait for work still under way, then record which modules of its own the page imported.
+
+    Run in the kernel, after the page's last cell.
+
+    Parameters
+    ----------
+    patience : float
+        Seconds that the work gets, at most. It is not waited for its own sake, but for its failure.
+    """
+    import asyncio
+
+    deadline = time.monotonic() + patience
+    while any(map(_is_busy, _owners)) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    _write("modules", files=_own_modules())
+
+
+def _is_busy(reference):
+    owner = reference()
+    try:
+        for attribute in ("_pending_work_items", "_cache"):  # executors; a Pool
+            if getattr(owner, attribute, None):
+                return True
+        return owner is not None and hasattr(owner, "exitcode") and owner.exitcode is None
+    except Exception:
+        return False
+
+
+def _own_modules():
     import hashlib
     import sysconfig
 
-    installed = {os.path.realpath(p) + os.sep for p in sysconfig.get_paths().values()}
+    installed = tuple(os.path.realpath(p) + os.sep for p in set(sysconfig.get_paths().values()))
     modules = {}
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
         if type(path) is not str or not os.path.isfile(path):
             continue
         path = os.path.realpath(path)
-        if not path.startswith(tuple(installed)):
+        if not path.startswith(installed):
             with open(path, "rb") as file:
                 modules[path] = hashlib.sha256(file.read()).hexdigest()
-    _write("modules", files=modules)
+    return modules

@@ -109,8 +109,18 @@ class PoolBroken(Event):
     event: ClassVar[str] = "pool-broken"
     executor: str
     pids: list[int]
+    ended: list[int]
+    """Those that had ended by then; the others are about to be ended."""
     exception: str | None
     message: str
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Terminated(Event):
+    """A worker was ended on purpose, by the page or by its executor."""
+
+    event: ClassVar[str] = "terminated"
+    child: int
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,8 @@ from workercheck.pages import RAISES_EXCEPTION, Cell, Page
 GRACE = 4.0
 """Seconds that a cell gets to fail by itself after a worker of its page has failed."""
 
-SETTLE = 1.5
-"""Seconds that work submitted last gets to fail before the kernel goes."""
+SETTLE = 8.0
+"""Seconds that work still under way after the last cell gets to fail, before the kernel goes."""
 
 UNWATCHED_AFTER = 2.0
 """Seconds after which a Python process that has not said hello runs without the recorder."""
@@ -215,8 +215,9 @@ class _PageRun:
                 try:
                     await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    work.cancel()
-                    await asyncio.wait({work})
+                    if not work.done():
+                        work.cancel()
+                        await asyncio.gather(work, return_exceptions=True)
                 if watcher.done():
                     watcher.result()
                 try:
@@ -313,26 +314,33 @@ class _PageRun:
 
     async def _settle(self, client: NotebookClient) -> None:
         """Give the work of the last cells a moment to fail where it can be seen."""
-        submitted = [e.time for e in self.evidence.read() if isinstance(e, ev.Submitted)]
-        if submitted:
-            await asyncio.sleep(max(0.0, min(SETTLE, submitted[-1] + SETTLE - time.time())))
+        assert client.kc is not None
+        recorder = "__import__('workercheck._recorder', fromlist=['closing'])"
+        client.kc.execute(
+            f"await {recorder}.closing({SETTLE})", silent=True, store_history=False
+        )
+        deadline = time.monotonic() + SETTLE + 5.0
+        while time.monotonic() < deadline and not any(
+            isinstance(e, ev.Modules) for e in self.evidence.read()
+        ):
+            await asyncio.sleep(0.05)
+            if self.has_failed(self.page, self.evidence.read()):
+                self.in_a_hurry = True
+                return
         self._find_unwatched(client)
         if set(self.suspects) - {e.pid for e in self.evidence.read() if isinstance(e, ev.Hello)}:
             await asyncio.sleep(UNWATCHED_AFTER)
             self._find_unwatched(client)
-        assert client.kc is not None
-        code = "__import__('workercheck._recorder', fromlist=['closing']).closing()"
-        client.kc.execute(code, silent=True, store_history=False, stop_on_error=False)
-        deadline = time.monotonic() + 5.0
-        while time.monotonic() < deadline and not any(
-            isinstance(e, ev.Modules) for e in self.evidence.read()
-        ):
-            await asyncio.sleep(0.02)
 
     async def _end(self, client: NotebookClient, born: float) -> None:
         """Shut the kernel down, and end what it left behind."""
         self._find_died_loading()
         self.evidence.append(ev.Closing)
+        for task in asyncio.all_tasks():
+            # nbclient forgets the one that asks whether the kernel lives, after a timeout.
+            frame = getattr(task.get_coro(), "cr_frame", None)
+            if frame is not None and frame.f_locals.get("self") is client:
+                task.cancel()
         client.shutdown_kernel = "immediate" if self.in_a_hurry else "graceful"
         with contextlib.suppress(Exception):
             await client._async_cleanup_kernel()

@@ -232,7 +232,12 @@ class _Judge:
         explained = {e.pid for e in _of(self.events, ev.LoadFailed)}
         loads = [e.time for e in _of(self.events, ev.LoadFailed)]
         found = []
+        ended = {e.child for e in _of(self.events, ev.Terminated)}
+        for broken in _of(self.events, ev.PoolBroken):
+            ended.update(set(broken.pids) - set(broken.ended))
         for died in _of(self.events, ev.DiedLoading):
+            if died.child in ended:
+                continue
             thing = _reader_object(died.globals)
             explained.add(died.child)
             found.append(
@@ -262,7 +267,7 @@ class _Judge:
                     broken.executor,
                     (),
                     "a worker died while it had work",
-                    f"one of the workers {', '.join(map(str, broken.pids))}",
+                    f"worker {', '.join(map(str, broken.ended or broken.pids))}",
                     None,
                     exitcode=codes[0] if codes else None,
                 )
@@ -592,6 +597,7 @@ _MISSING_NAME = (
     re.compile(r"Can't get attribute '(?P<name>[^']+)' on <module '(?P<module>[^']+)'"),
     re.compile(r"Can't (?:get|resolve)\D*'(?P<name>[^']+)' on <?module '(?P<module>[^']+)'"),
 )
+_CONSTRUCTOR = re.compile(r"(?P<name>[A-Za-z_][\w.]*)\.__(?:init|new)__\(\)")
 
 
 def _object(e: ev.LoadFailed) -> str | None:
@@ -602,11 +608,14 @@ def _object(e: ev.LoadFailed) -> str | None:
     if e.name and e.exception in ("ModuleNotFoundError", "ImportError"):
         inside = [name for name in e.globals if name.startswith(e.name + ".")]
         return inside[0] if inside else e.name
-    if e.raised_in:
-        owner = e.raised_in.split(".")[0]
-        for name in reversed(e.globals):
-            if owner in name.split("."):
-                return name
+    if e.raised_in and not e.raised_in.startswith(_MACHINERY):
+        # The method of a class that the message names, or a function of the reader's.
+        owners = [name for name in e.globals if e.raised_in.startswith(name + ".")]
+        return owners[0] if owners else e.raised_in
+    if match := _CONSTRUCTOR.match(e.message):
+        named = [name for name in e.globals if name.endswith("." + match["name"])]
+        # A class that came by value is the page's own.
+        return named[0] if named else f"__main__.{match['name']}"
     return _reader_object(e.globals) or e.raised_in
 
 

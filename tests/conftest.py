@@ -1,0 +1,100 @@
+"""What the tests share: real builds of small sites, with the interpreter that runs the tests."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GATE = ROOT / "tools" / "check_workers.py"
+HEADER = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
+
+
+@dc.dataclass
+class Build:
+    """A finished ``sphinx-build``."""
+
+    outdir: Path
+    status: int
+    log: str
+    seconds: float
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return json.loads((self.outdir / "workercheck" / "report.json").read_text())
+
+    def page(self, docname: str) -> dict[str, Any]:
+        return next(page for page in self.report["pages"] if page["docname"] == docname)
+
+    def findings(self, docname: str) -> list[tuple[str, int]]:
+        return [(f["kind"], f["line"]) for f in self.page(docname)["findings"]]
+
+
+@dc.dataclass
+class Site:
+    """A folder with ``conf.py`` and pages, as another project would have it."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.source.mkdir(parents=True)
+        self.conf('extensions = ["myst_nb", "workercheck"]\n')
+
+    @property
+    def source(self) -> Path:
+        return self.root / "source"
+
+    def conf(self, text: str) -> None:
+        (self.source / "conf.py").write_text(text)
+
+    def write(self, docname: str, *cells: str, tags: str = "", text: str | None = None) -> Path:
+        """Write a page: its cells, or its whole *text*. The first code cell is on line 9."""
+        path = self.source / f"{docname}.md"
+        if text is None:
+            option = f":tags: [{tags}]\n" if tags else ""
+            blocks = [f"```{{code-cell}}\n{option}{cell.strip()}\n```\n" for cell in cells]
+            text = HEADER + f"# {docname}\n\n" + "\n".join(blocks)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def build(self, *options: str, env: dict[str, str] | None = None) -> Build:
+        outdir = self.root / "html"
+        if not (self.source / "index.md").exists():
+            self.write("index", text="# Index\n\n```{toctree}\n:glob:\n\n*\n```\n")
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "sphinx", "-b", "html", *options, "source", "html"],
+            cwd=self.root,
+            env=os.environ | (env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Build(outdir, done.returncode, done.stdout, time.monotonic() - started)
+
+
+def gate(outdir: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Judge a build with nothing but an interpreter, isolated from the tests' environment."""
+    return subprocess.run(
+        [sys.executable, "-S", str(GATE), str(outdir), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """An empty site."""
+    return Site(tmp_path)

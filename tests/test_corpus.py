@@ -1,0 +1,71 @@
+"""Every page of ``faults/`` gives exactly the findings in its front matter, ``healthy/`` none.
+
+Adding a case is adding a file.
+"""
+
+from __future__ import annotations
+
+import collections
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Build, Site
+
+HERE = Path(__file__).parent
+FAULTS = sorted((HERE / "faults").glob("*.md"))
+HEALTHY = sorted((HERE / "healthy").glob("*.md"))
+
+
+def front_matter(path: Path) -> dict:
+    return yaml.safe_load(path.read_text().split("---\n")[1])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """All pages in one build, as a project would have them."""
+    site = Site(tmp_path_factory.mktemp("corpus"))
+    for folder in ("faults", "healthy"):
+        shutil.copytree(HERE / folder, site.source / folder)
+    site.write("index", text="# Index\n\n```{toctree}\n:glob:\n\nfaults/*\nhealthy/*\n```\n")
+    return site.build()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", FAULTS, ids=[path.stem for path in FAULTS])
+def test_fault_is_found(built: Build, path: Path) -> None:
+    page = built.page(f"faults/{path.stem}")
+    expected = collections.Counter(
+        (f["kind"], f["line"], f.get("object"), f.get("expected", False))
+        for f in front_matter(path)["expect"]
+    )
+    found = collections.Counter(
+        (f["kind"], f["line"], f["object"], f["expected"]) for f in page["findings"]
+    )
+    assert expected == found, page["findings"]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", HEALTHY, ids=[path.stem for path in HEALTHY])
+def test_healthy_page_is_not_accused(built: Build, path: Path) -> None:
+    page = built.page(f"healthy/{path.stem}")
+    assert ([], True) == (page["findings"], page["executed"])
+
+
+@pytest.mark.timeout(900)
+def test_build_with_faults_fails_after_all_pages_ran(built: Build) -> None:
+    assert 1 == built.status
+    assert len(FAULTS) + len(HEALTHY) == len(built.report["pages"])
+    assert 1 == built.log.count("ERROR: workercheck:")
+
+
+@pytest.mark.timeout(900)
+def test_no_page_waits_for_its_timeout(built: Build) -> None:
+    seconds = {
+        page["docname"]: page["seconds"]
+        for page in built.report["pages"]
+        if any(f["kind"].startswith(("unpickle", "worker")) for f in page["findings"])
+    }
+    # The default limit of a cell is 30 s; a start of a kernel and of a pool are in it.
+    assert {} == {name: spent for name, spent in seconds.items() if spent > 25}
