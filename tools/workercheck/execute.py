@@ -35,6 +35,9 @@ SETTLE = 8.0
 UNWATCHED_AFTER = 2.0
 """Seconds after which a Python process that has not said hello runs without the recorder."""
 
+SHUTDOWN = 2.0
+"""Seconds that a kernel gets to end before it is killed."""
+
 GONE_WITHIN = 5.0
 """Seconds that a page's processes get to end after their kernel has."""
 
@@ -173,6 +176,8 @@ class _PageRun:
         )
         client.create_kernel_manager()
         assert client.km is not None
+        # A kernel with idle pools ends at SIGTERM only, which comes after half of this.
+        client.km.shutdown_wait_time = SHUTDOWN
         try:
             await client.async_start_new_kernel(
                 env=os.environ | self.evidence.environ, cwd=str(cwd), stdout=log, stderr=log

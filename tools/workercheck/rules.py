@@ -338,7 +338,7 @@ class _Judge:
                 continue
             cell = self.page.cells[e.cell]
             error = f"{e.exception}: {e.message}" if e.message else e.exception
-            if e.exception in _BROKEN or _follows(e, failures):
+            if _is_broken(e) or _follows(e, failures):
                 if failures:
                     continue
                 submission = self._submission(e.time, None, ())
@@ -383,9 +383,7 @@ class _Judge:
             return []
         first, *others = failures
         stopped = [e.cell for e in _of(self.events, ev.Stopped)]
-        broken = [
-            e for e in self.ended if e.exception in _BROKEN and not self._expects(e.cell)
-        ]
+        broken = [e for e in self.ended if _is_broken(e) and not self._expects(e.cell)]
         note = ""
         if stopped:
             note = f"; the cell at line {self._line(stopped[0])} waited for it and was stopped"
@@ -508,6 +506,14 @@ def _merge(failures: Sequence[Finding]) -> list[Finding]:
         many = f", in {len(group)} processes" if len({f.process for f in group}) > 1 else ""
         merged.append(dc.replace(group[0], message=group[0].message + many))
     return merged
+
+
+def _is_broken(error: ev.CellFinished) -> bool:
+    """Tell whether a cell failed because an executor had lost a worker."""
+    return error.exception is not None and (
+        error.exception in _BROKEN
+        or any(f"{name}: " in error.causes or f"{name}(" in error.message for name in _BROKEN)
+    )
 
 
 def _follows(error: ev.CellFinished, failures: Sequence[Finding]) -> bool:

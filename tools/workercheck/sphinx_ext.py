@@ -218,8 +218,8 @@ class Check:
                 reported.findings.append(
                     rules.not_watched(
                         "myst-nb executed the page itself, so that what it shows is of another run",
-                        "Take execution_mode out of the page's header; another extension may "
-                        "also change the page's code between its file and myst-nb.",
+                        "Build again if the file was edited meanwhile; else an extension changes "
+                        "the page's code between its file and myst-nb: do that another way.",
                     )
                 )
             elif reported.unexpected:

@@ -1,0 +1,97 @@
+"""Sphinx configuration: every setting is here for the reason beside it."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+project = "adaptive, executed"
+html_title = project  # without this, furo appends "documentation" to it
+author = "the adaptive documentation authors"
+project_copyright = author
+
+extensions = [
+    "myst_nb",  # executes the pages
+    "workercheck",  # fails the build when a worker process failed
+    "sphinx_copybutton",  # copies a cell
+]
+
+# -- Executing ---------------------------------------------------------------
+
+nb_execution_timeout = 120  # seconds a cell; the default of 30 is tight on shared builders
+
+nb_merge_streams = True  # one box for what a cell printed, however it arrived
+
+# Plots carry a second rendering for JupyterLab, which a web page has no use for:
+# the text/html beside it is the one that is shown. myst-nb cannot be told about
+# single types. A cell with nothing else to show still warns (mystnb.mime_priority).
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+# -- Reading and copying -----------------------------------------------------
+
+myst_enable_extensions = ["colon_fence"]  # ::: notes, which editors show as text
+myst_heading_anchors = 3  # so that pages can link to each other's sections
+
+copybutton_selector = "div:not(.output) > div.highlight pre"  # inputs only
+copybutton_prompt_text = r">>> |\.\.\. |\$ "  # copied lines run as they are
+copybutton_prompt_is_regexp = True
+
+# -- Appearance --------------------------------------------------------------
+
+html_theme = "furo"
+html_favicon = "_static/favicon.svg"
+html_static_path = ["_static"]
+html_css_files = ["outputs.css"]  # plots and tables in light, dark and narrow windows
+
+# -- Plots without other hosts -----------------------------------------------
+
+# The widgets' own loader fetches from two CDNs. A page shows them at rest, which
+# needs no more than this file.
+nb_ipywidgets_js = {"widgets.js": {"defer": "defer"}}
+
+# The JavaScript that draws the plots comes from the very packages that wrote them,
+# so that versions always match, and once for all pages: a page's setup cell would
+# inline 3.4 MB of it and a first plotly plot 4.8 MB more, hence their `remove-output`.
+PANEL = files("panel") / "dist"
+BOKEH = files("bokeh") / "server/static/js"
+PLOT_SCRIPTS = {  # what marks such a plot in a page: the scripts it needs, and when
+    "data-root-id": (
+        [BOKEH / "bokeh.min.js", BOKEH / "bokeh-widgets.min.js", PANEL / "panel.min.js"],
+        "defer",
+    ),
+    "plotly-graph-div": ([files("plotly") / "package_data/plotly.min.js"], ""),
+}
+html_static_path += [str(path) for paths, _ in PLOT_SCRIPTS.values() for path in paths]
+
+# Panel's style sheets, which a plot names by their address on a CDN.
+PANEL_CSS = re.compile(r"https://cdn\.holoviz\.org/panel/[^/]+/dist/([\w/-]+\.css)(\?v=[\w.]+)?")
+
+# Plotly asks for this beside each plot, for TeX in labels, which we do not use.
+PLOTLY_MATHJAX = re.compile(r'<script src="https://[^"]*/mathjax/[^"]*"></script>')
+
+
+def load_plot_scripts(app, pagename, templatename, context, doctree):
+    """Load what a page's plots need from this site, and nothing on other pages."""
+    body = context.get("body", "")
+
+    def static(name):
+        return context["pathto"](f"_static/{name}", resource=True)
+
+    def own_style_sheet(match):
+        copy = Path(app.outdir, "_static", "panel", match[1])
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((PANEL / match[1]).read_bytes())
+        return static(f"panel/{match[1]}")
+
+    # In the head, because furo puts add_js_file's scripts behind the plots.
+    for mark, (paths, when) in PLOT_SCRIPTS.items():
+        if mark in body:
+            for path in paths:
+                context["metatags"] += f'<script {when} src="{static(path.name)}"></script>\n'
+            app.add_js_file("plots.js", loading_method="defer")
+
+    context["body"] = PANEL_CSS.sub(own_style_sheet, PLOTLY_MATHJAX.sub("", body))
+
+
+def setup(app):
+    """Connect the one hook above."""
+    app.connect("html-page-context", load_plot_scripts)

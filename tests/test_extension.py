@@ -1,0 +1,214 @@
+"""What a site that only adds ``workercheck`` to its extensions gets from ``sphinx-build``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import HEADER, Site, gate
+
+BROKEN = """
+from concurrent.futures import ProcessPoolExecutor
+
+def area(x):
+    return x * x
+
+with ProcessPoolExecutor(1) as executor:
+    future = executor.submit(area, 2)
+"""
+PASSES = "print(6 * 7)"
+
+
+def test_clean_site_passes(site: Site) -> None:
+    site.write("good", PASSES)
+    build = site.build("-W", "--keep-going", "-n")
+    assert 0 == build.status, build.log
+    assert "pass" == build.report["verdict"]
+    assert 0 == gate(build.outdir).returncode
+
+
+def test_swallowed_failure_fails_the_build_with_place_object_and_way_out(site: Site) -> None:
+    site.write("broken", BROKEN)
+    site.write("later", PASSES)
+    build = site.build()
+    assert 1 == build.status
+    assert "build finished with problems" in build.log
+    assert (
+        "source/broken.md:9: a worker could not unpickle __main__.area (AttributeError: " in build.log
+    )
+    assert "sent through concurrent.futures.ProcessPoolExecutor under forkserver" in build.log or (
+        sys.version_info < (3, 14)
+    )
+    assert "move area into a module" in build.log
+    assert build.page("later")["executed"]
+    assert 1 == gate(build.outdir).returncode
+
+
+def test_stock_myst_nb_says_nothing_about_the_same_page(site: Site) -> None:
+    site.conf('extensions = ["myst_nb"]\n')
+    site.write("broken", BROKEN)
+    build = site.build("-W", "--keep-going", "-n")
+    assert 0 == build.status, build.log
+    assert "build succeeded" in build.log
+
+
+def test_parallel_read_gives_the_same_report(site: Site) -> None:
+    site.write("broken", BROKEN)
+    site.write("plain", text="# Plain\n\n```{code-cell}\n1 + 1\n```\n")
+    for number in range(6):
+        site.write(f"page{number}", PASSES)
+
+    def verdicts(*options: str) -> list[tuple[str, str, list[tuple[str, int]]]]:
+        build = site.build("-E", *options)
+        return [
+            (page["docname"], page["verdict"], build.findings(page["docname"]))
+            for page in build.report["pages"]
+        ]
+
+    serial = verdicts()
+    assert 8 == len(serial)
+    assert serial == verdicts("-j", "4")
+
+
+def test_second_build_executes_nothing_that_passed(site: Site) -> None:
+    site.write("good", PASSES)
+    site.build()
+    build = site.build("-E")
+    assert (True, True) == (build.page("good")["executed"], build.page("good")["cached"])
+    assert "executing" not in build.log
+
+
+def test_red_page_stays_red_until_it_is_mended(site: Site) -> None:
+    site.write("broken", BROKEN)
+    site.write("good", PASSES)
+    for _ in range(2):
+        build = site.build()
+        assert 1 == build.status
+        assert [("unpickle-task", 9)] == build.findings("broken")
+        assert not build.page("broken")["cached"]
+    site.write("broken", PASSES)
+    build = site.build()
+    assert 0 == build.status, build.log
+    (site.source / "broken.md").unlink()
+    build = site.build()
+    assert ["good"] == [page["docname"] for page in build.report["pages"]]
+
+
+def test_lines_follow_the_text_without_a_new_run(site: Site) -> None:
+    page = site.write("expected", BROKEN, tags="expect-worker-error")
+    site.build()
+    page.write_text(page.read_text().replace("# expected\n", "# expected\n\nA new sentence.\n"))
+    build = site.build()
+    assert [("unpickle-task", 11)] == build.findings("expected")
+    assert build.page("expected")["cached"]
+    assert 0 == build.status
+
+
+def test_changed_local_module_is_executed_again(site: Site) -> None:
+    helper = site.source / "helper_of_the_page.py"
+    helper.write_text("value = 1\n")
+    site.write("page", "import helper_of_the_page\nprint(helper_of_the_page.value)")
+    site.build()
+    assert site.build("-E").page("page")["cached"]
+    helper.write_text("value = 2\n")
+    build = site.build("-E")
+    assert not build.page("page")["cached"]
+    assert ">2\n" in (build.outdir / "page.html").read_text()
+
+
+def test_page_shows_the_readers_own_traceback(site: Site) -> None:
+    site.write("expected", BROKEN.replace("future = ", "") + "    .result()", tags="")
+    cell = BROKEN.replace("future = executor.submit(area, 2)", "executor.submit(area, 2).result()")
+    site.write("expected", cell, tags="expect-worker-error")
+    html = (site.build().outdir / "expected.html").read_text()
+    assert "BrokenProcessPool" in html
+    assert "workercheck" not in html.lower()
+    assert "_recorder" not in html
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ("", "```{code-cell}\n1 + 1\n```\n"),
+        (HEADER, "- a list\n\n  ```{code-cell}\n  1 + 1\n  ```\n"),
+        (HEADER, "````{note}\n```{code-cell}\n1 + 1\n```\n````\n"),
+    ],
+    ids=["no header", "in a list", "in a directive"],
+)
+def test_code_cell_that_nobody_executes_is_found(site: Site, header: str, code: str) -> None:
+    text = f"{header}# Page\n\n{code}"
+    site.write("page", text=text)
+    line = 1 + text[: text.index("```{code-cell}")].count("\n")
+    build = site.build()
+    assert 1 == build.status
+    assert [("not-executed", line)] == build.findings("page")
+
+
+def test_page_that_may_stay_unexecuted(site: Site) -> None:
+    site.conf(
+        'extensions = ["myst_nb", "workercheck"]\nworkercheck_allow_unexecuted = ["old/*"]\n'
+    )
+    off = HEADER.replace("---\n\n", "mystnb:\n  execution_mode: 'off'\n---\n\n")
+    text = off + "# Off\n\n```{code-cell}\n1\n```\n"
+    site.write("old/off", text=text)
+    site.write("index", text="# Index\n\n```{toctree}\nold/off\ngood\n```\n")
+    site.write("good", PASSES)
+    build = site.build()
+    assert (0, False) == (build.status, build.page("old/off")["executed"])
+    site.write("new", text=text)
+    site.write("index", text="# Index\n\n```{toctree}\nold/off\nnew\ngood\n```\n")
+    assert [("not-executed", 11)] == site.build().findings("new")
+
+
+def test_kernel_without_the_recorder_is_not_watched(site: Site, tmp_path: Path) -> None:
+    kernel = tmp_path / "jupyter" / "kernels" / "deaf"
+    kernel.mkdir(parents=True)
+    # A kernel that takes the variable away, as a kernel in another environment would not know it.
+    (kernel / "kernel.json").write_text(
+        '{"argv": ["env", "-u", "WORKERCHECK_EVIDENCE", "%s", "-m", "ipykernel_launcher", "-f",'
+        ' "{connection_file}"], "display_name": "deaf", "language": "python"}' % sys.executable
+    )
+    site.write("page", text=HEADER.replace("python3", "deaf") + "# Page\n\n```{code-cell}\n1\n```\n")
+    build = site.build(env={"JUPYTER_PATH": str(tmp_path / "jupyter")})
+    assert 1 == build.status
+    assert [("not-watched", 0)] == build.findings("page")
+
+
+def test_kernel_that_does_not_exist_is_named(site: Site) -> None:
+    site.write("page", text=HEADER.replace("python3", "nope") + "# Page\n\n```{code-cell}\n1\n```\n")
+    build = site.build()
+    assert [("kernel-died", 9)] == build.findings("page")
+    assert "No such kernel named nope" in build.log
+
+
+def test_broken_header_is_named(site: Site) -> None:
+    site.write("page", text=HEADER.replace("  name", "  - name: [") + "# P\n\n```{code-cell}\n1\n```\n")
+    build = site.build()
+    assert 1 == build.status
+    assert "source/page.md" in build.log
+
+
+def test_notebook_file_is_executed(site: Site) -> None:
+    import nbformat
+
+    cells = [nbformat.v4.new_markdown_cell("# Notebook"), nbformat.v4.new_code_cell(BROKEN.strip())]
+    path = site.source / "notebook.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    (finding,) = site.build().findings("notebook")
+    assert "unpickle-task" == finding[0]
+    assert '"cell_type": "code"' in path.read_text().splitlines()[finding[1] - 1]
+
+
+def test_notebook_with_stored_outputs_is_not_taken_for_executed(site: Site) -> None:
+    import nbformat
+
+    cell = nbformat.v4.new_code_cell(
+        "1 + 1", outputs=[nbformat.v4.new_output("stream", text="from last year")]
+    )
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# N"), cell]),
+        site.source / "notebook.ipynb",
+    )
+    ((kind, _),) = site.build().findings("notebook")
+    assert "not-executed" == kind

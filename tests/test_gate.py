@@ -1,0 +1,160 @@
+"""The gate passes nothing for lack of evidence: each way to fool it is tried."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from conftest import Build, Site, gate
+
+
+@pytest.fixture(scope="module")
+def green(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    site = Site(tmp_path_factory.mktemp("green"))
+    site.write("page", "print(6 * 7)")
+    site.write("prose", text="# Prose\n\n````md\n```{code-cell}\nquoted\n```\n````\n")
+    return site.build()
+
+
+@pytest.fixture(scope="module")
+def red(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    site = Site(tmp_path_factory.mktemp("red"))
+    site.write("page", "1 / 0")
+    return site.build()
+
+
+@pytest.fixture
+def outdir(green: Build, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(green.outdir, tmp_path / "html"))
+
+
+def edit(outdir: Path, change: Callable[[dict], None]) -> None:
+    path = outdir / "workercheck" / "report.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_clean_build_passes(outdir: Path) -> None:
+    done = gate(outdir)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "1 page with code, 0 failed" in done.stdout
+
+
+def test_findings_exit_1(red: Build) -> None:
+    done = gate(red.outdir)
+    assert 1 == done.returncode
+    assert "source/page.md:9: the cell failed (ZeroDivisionError: division by zero)." in done.stdout
+
+
+def cannot_tell(outdir: Path, reason: str) -> None:
+    done = gate(outdir)
+    assert 2 == done.returncode, done.stdout
+    assert reason in done.stderr
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    cannot_tell(tmp_path / "nothing", "no such folder")
+
+
+def test_no_report(outdir: Path) -> None:
+    shutil.rmtree(outdir / "workercheck")
+    cannot_tell(outdir, "no report")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 200, -5])
+def test_truncated_report(outdir: Path, keep: int) -> None:
+    path = outdir / "workercheck" / "report.json"
+    path.write_text(path.read_text()[:keep])
+    cannot_tell(outdir, "truncated or damaged")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"schema": 1}', '"pass"', "null"])
+def test_json_that_is_no_report(outdir: Path, text: str) -> None:
+    (outdir / "workercheck" / "report.json").write_text(text)
+    cannot_tell(outdir, "damaged")
+
+
+def test_report_of_another_build(outdir: Path, red: Build) -> None:
+    shutil.copy(red.outdir / "workercheck" / "report.json", outdir / "workercheck")
+    cannot_tell(outdir, "another build")
+
+
+def test_report_of_another_schema(outdir: Path) -> None:
+    edit(outdir, lambda data: data.update(schema=2))
+    cannot_tell(outdir, "schema 2")
+
+
+def test_verdict_that_contradicts_the_findings(red: Build, tmp_path: Path) -> None:
+    outdir = Path(shutil.copytree(red.outdir, tmp_path / "html"))
+    edit(outdir, lambda data: data.update(verdict="pass"))
+    cannot_tell(outdir, "its findings 'fail'")
+
+
+def test_page_changed_after_the_build(outdir: Path) -> None:
+    with (outdir / "page.html").open("a") as file:
+        file.write("<p>more</p>")
+    cannot_tell(outdir, "page.html: the page is not the one that was checked")
+
+
+def test_page_missing_from_the_report(outdir: Path) -> None:
+    shutil.copy(outdir / "page.html", outdir / "other.html")
+    cannot_tell(outdir, "other.html: a page with code cells that the report does not mention")
+
+
+def test_code_cell_on_a_page_that_the_report_does_not_mention(outdir: Path) -> None:
+    (outdir / "_sources" / "other.md.txt").write_text("# Other\n\n```{code-cell}\n1\n```\n")
+    cannot_tell(outdir, "other.md.txt:3: a code-cell")
+
+
+def test_extension_taken_out(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.write("page", "print(6 * 7)")
+    assert 0 == gate(site.build().outdir).returncode
+    site.conf('extensions = ["myst_nb"]\n')
+    cannot_tell(site.build().outdir, "taken out of conf.py")
+
+
+def test_nothing_executed(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.conf(
+        'extensions = ["myst_nb", "workercheck"]\nnb_execution_mode = "off"\n'
+        'workercheck_allow_unexecuted = ["*"]\n'
+    )
+    site.write("page", "print(6 * 7)")
+    build = site.build()
+    assert 0 == build.status
+    cannot_tell(build.outdir, "no page was executed")
+
+
+def test_site_without_code(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.write("page", text="# Page\n")
+    cannot_tell(site.build().outdir, "no page was executed")
+
+
+def test_build_that_broke_off_leaves_no_report(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.write("page", "print(6 * 7)")
+    site.build()
+    site.conf(
+        'extensions = ["myst_nb", "workercheck"]\n\n\ndef setup(app):\n'
+        '    app.connect("env-updated", lambda *_: 1 / 0)\n'
+    )
+    build = site.build()
+    assert 0 != build.status
+    cannot_tell(build.outdir, "no report")
+
+
+def test_formats(red: Build) -> None:
+    data = json.loads(gate(red.outdir, "--format", "json").stdout)
+    assert (1, "fail") == (data["schema"], data["verdict"])
+    suite = ElementTree.fromstring(gate(red.outdir, "--format", "junit").stdout)
+    assert ("1", "1") == (suite.get("tests"), suite.get("failures"))
+    assert "cell-error" == suite.find("testcase/failure").get("type")
+    (line,) = gate(red.outdir, "--format", "github").stdout.splitlines()
+    assert line.startswith("::error file=source/page.md,line=9,title=workercheck cell-error::")
