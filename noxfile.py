@@ -1,0 +1,184 @@
+"""Every task of this repository, one session each; `nox -l` lists them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parent.resolve()
+sys.path.insert(0, str(ROOT / "tools"))
+
+import bootstrap  # noqa: E402 - found only now
+import find_python  # noqa: E402
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "docs", "tests"]
+
+DOCS_PYTHON = "3.14"
+TESTED_PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
+SITE = "docs/_build/html"
+
+# Which Python each lock is for: the least one that will install it.
+LOCKS = {
+    "bootstrap": "3.9",
+    "docs": DOCS_PYTHON,
+    "live": DOCS_PYTHON,
+    "tests": TESTED_PYTHONS[0],
+    "lint": TESTED_PYTHONS[0],
+    "types": TESTED_PYTHONS[0],
+}
+# These hold what the project itself depends on, too.
+WITH_PROJECT = {"docs", "live", "tests", "types"}
+
+
+def environment(
+    session: nox.Session, name: str, lock: str, *, python: str = DOCS_PYTHON, project: bool = True
+) -> Callable[..., object]:
+    """Make `.nox/NAME` hold what `lock` names and nothing else.
+
+    nox's own environments cannot come from an interpreter that is provided only now.
+
+    Parameters
+    ----------
+    session
+        The session that will use it.
+    name
+        Its folder in `.nox`.
+    lock
+        The name of a file in `requirements`.
+    python
+        The version of its interpreter, which is found or provided.
+    project
+        Install this project as well, as a user would: a wheel of the current source.
+
+    Returns
+    -------
+    Callable
+        Runs a program of the environment, given its name and arguments.
+    """
+    folder = ROOT / ".nox" / name
+    try:
+        uv = bootstrap.tool("uv")
+        interpreter = str(find_python.find(python))
+    except (bootstrap.BootstrapError, find_python.PythonNotFoundError) as error:
+        session.error(str(error))
+    session.run(
+        *(uv, "venv", "--quiet", "--allow-existing", "--python", interpreter, str(folder)),
+        external=True,
+    )
+    target = ("--quiet", "--python", str(folder))
+    session.run(
+        *(uv, "pip", "sync", *target, "--require-hashes", f"requirements/{lock}.txt"),
+        external=True,
+    )
+    if project:
+        session.run(
+            *(uv, "pip", "install", *target, "--no-deps", "--no-build-isolation"),
+            *("--reinstall-package", "workercheck", "."),
+            external=True,
+        )
+    path = os.pathsep.join([str(folder / "bin"), str(Path(uv).parent), os.environ["PATH"]])
+
+    def run(program: str, *arguments: str) -> None:
+        session.run(
+            *(str(folder / "bin" / program), *arguments),
+            env={"VIRTUAL_ENV": str(folder), "PATH": path},
+            external=True,
+        )
+
+    return run
+
+
+def run_tests(session: nox.Session, name: str, python: str) -> None:
+    """Run the test suite on `python` in the environment `name`."""
+    run = environment(session, name, "tests", python=python)
+    run("pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the site and judge it; `-- DIR` builds it elsewhere."""
+    out = session.posargs[0] if session.posargs else SITE
+    run = environment(session, "docs", "docs")
+    try:
+        run(
+            "sphinx-build",
+            "-W",  # a warning is a broken link or a page that lies: fail
+            "--keep-going",  # but show all of them, after every page was built
+            "-n",  # nitpicky: warn about references that lead nowhere
+            *("-b", "html"),
+            *("docs/source", out),
+        )
+    finally:
+        # Also after a failed build, whose report says which pages are to blame.
+        run("python", "tools/check_workers.py", out)
+
+
+@nox.session(name="docs-live", venv_backend="none", default=False)
+def docs_live(session: nox.Session) -> None:
+    """Build the site, show it in the browser, and again at every change."""
+    run = environment(session, "docs-live", "live")
+    run("sphinx-autobuild", "--open-browser", "docs/source", SITE)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the tests on the docs' Python; `-- ARGS` go to pytest."""
+    run_tests(session, "tests", DOCS_PYTHON)
+
+
+def tests_on(python: str) -> None:
+    """Define the session that runs the tests on `python`."""
+
+    @nox.session(name=f"tests-{python}", venv_backend="none", default=False)
+    def tests_on_python(session: nox.Session) -> None:
+        run_tests(session, f"tests-{python}", python)
+
+    tests_on_python.__doc__ = f"Run the tests on Python {python}."
+
+
+for tested in TESTED_PYTHONS:
+    tests_on(tested)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check the style of the code and the schemas of the configuration files."""
+    run = environment(session, "lint", "lint", project=False)
+    run("ruff", "check")
+    run("ruff", "format", "--check")
+    schema = ("check-jsonschema", "--builtin-schema")
+    run(*schema, "vendor.readthedocs", ".readthedocs.yaml")
+    run(*schema, "vendor.github-workflows", ".github/workflows/ci.yml")
+    run("pre-commit", "validate-config")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Check the types of everything in tools."""
+    run = environment(session, "types", "types", project=False)
+    run("mypy")
+
+
+@nox.session(venv_backend="none", default=False)
+def lock(session: nox.Session) -> None:
+    """Lock every dependency group anew, at the newest versions, into requirements."""
+    for group, python in LOCKS.items():
+        session.run(
+            *(bootstrap.tool("uv"), "pip", "compile", "--quiet", "--upgrade"),
+            *(["pyproject.toml"] if group in WITH_PROJECT else []),
+            *("--group", group, "--output-file", f"requirements/{group}.txt"),
+            "--generate-hashes",  # what is installed is what was locked
+            "--universal",  # one file for every platform and Python
+            *("--python-version", python),
+            "--no-emit-index-url",  # the machine's own index is nobody else's business
+            *("--custom-compile-command", "nox -s lock"),
+            external=True,
+        )
