@@ -99,7 +99,8 @@ def environment(
 def run_tests(session: nox.Session, name: str, python: str) -> None:
     """Run the test suite on `python` in the environment `name`."""
     run = environment(session, name, "tests", python=python)
-    run("pytest", *session.posargs)
+    # Builds wait for kernels half of their time; a file's tests share what they built.
+    run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def test_swallowed_failure_fails_the_build_with_place_object_and_way_out(site: S
     assert 1 == build.status
     assert "build finished with problems" in build.log
     assert (
-        "source/broken.md:9: a worker could not unpickle __main__.area (AttributeError: " in build.log
+        "source/broken.md:9: a worker could not unpickle __main__.area (AttributeError: "
+        in build.log
     )
     assert "sent through concurrent.futures.ProcessPoolExecutor under forkserver" in build.log or (
         sys.version_info < (3, 14)
@@ -146,9 +148,7 @@ def test_code_cell_that_nobody_executes_is_found(site: Site, header: str, code: 
 
 
 def test_page_that_may_stay_unexecuted(site: Site) -> None:
-    site.conf(
-        'extensions = ["myst_nb", "workercheck"]\nworkercheck_allow_unexecuted = ["old/*"]\n'
-    )
+    site.conf('extensions = ["myst_nb", "workercheck"]\nworkercheck_allow_unexecuted = ["old/*"]\n')
     off = HEADER.replace("---\n\n", "mystnb:\n  execution_mode: 'off'\n---\n\n")
     text = off + "# Off\n\n```{code-cell}\n1\n```\n"
     site.write("old/off", text=text)
@@ -165,25 +165,34 @@ def test_kernel_without_the_recorder_is_not_watched(site: Site, tmp_path: Path) 
     kernel = tmp_path / "jupyter" / "kernels" / "deaf"
     kernel.mkdir(parents=True)
     # A kernel that takes the variable away, as a kernel in another environment would not know it.
-    (kernel / "kernel.json").write_text(
-        '{"argv": ["env", "-u", "WORKERCHECK_EVIDENCE", "%s", "-m", "ipykernel_launcher", "-f",'
-        ' "{connection_file}"], "display_name": "deaf", "language": "python"}' % sys.executable
+    argv = ["env", "-u", "WORKERCHECK_EVIDENCE", sys.executable, "-m", "ipykernel_launcher", "-f"]
+    spec = {
+        "argv": [*argv, "{connection_file}"],
+        "display_name": "deaf",
+        "language": "python",
+    }
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    site.write(
+        "page", text=HEADER.replace("python3", "deaf") + "# Page\n\n```{code-cell}\n1\n```\n"
     )
-    site.write("page", text=HEADER.replace("python3", "deaf") + "# Page\n\n```{code-cell}\n1\n```\n")
     build = site.build(env={"JUPYTER_PATH": str(tmp_path / "jupyter")})
     assert 1 == build.status
     assert [("not-watched", 0)] == build.findings("page")
 
 
 def test_kernel_that_does_not_exist_is_named(site: Site) -> None:
-    site.write("page", text=HEADER.replace("python3", "nope") + "# Page\n\n```{code-cell}\n1\n```\n")
+    site.write(
+        "page", text=HEADER.replace("python3", "nope") + "# Page\n\n```{code-cell}\n1\n```\n"
+    )
     build = site.build()
     assert [("kernel-died", 9)] == build.findings("page")
     assert "No such kernel named nope" in build.log
 
 
 def test_broken_header_is_named(site: Site) -> None:
-    site.write("page", text=HEADER.replace("  name", "  - name: [") + "# P\n\n```{code-cell}\n1\n```\n")
+    site.write(
+        "page", text=HEADER.replace("  name", "  - name: [") + "# P\n\n```{code-cell}\n1\n```\n"
+    )
     build = site.build()
     assert 1 == build.status
     assert "source/page.md" in build.log

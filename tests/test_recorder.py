@@ -73,9 +73,13 @@ def test_pages_own_load_is_not(evidence: ev.Evidence) -> None:
     assert [] == failures(evidence)
 
 
-@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit", "GeneratorExit", "StopIteration"])
+@pytest.mark.parametrize(
+    "error", ["KeyboardInterrupt", "SystemExit", "GeneratorExit", "StopIteration"]
+)
 def test_every_exception_is_recorded_and_passed_on(evidence: ev.Evidence, error: str) -> None:
-    message = f"c__builtin__\neval\n(Vlist(i for i in [1]) and (_ for _ in ()).throw({error}(7))\ntR."
+    message = (
+        f"c__builtin__\neval\n(Vlist(i for i in [1]) and (_ for _ in ()).throw({error}(7))\ntR."
+    )
     code = TRANSPORT.format(message=message.encode()) + (
         f"try:\n    receiver.recv()\nexcept {error} as exc:\n    print('passed on', exc.args)"
     )
@@ -117,7 +121,7 @@ def test_wrapper_pickles_by_reference_and_is_no_method(evidence: ev.Evidence) ->
     assert Holder().loads(pickle.dumps(5)) == 5
     assert ForkingPickler.loads(pickle.dumps(5)) == 5
     import pickletools
-    print([arg for _, arg, _ in pickletools.genops(pickle.dumps(pickle.loads)) if arg in ("_pickle", "loads")])
+    print([arg for _, arg, _ in pickletools.genops(pickle.dumps(pickle.loads)) if type(arg) is str])
     """
     assert "['_pickle', 'loads']\n" == python(code, evidence)
 
@@ -164,5 +168,7 @@ def test_names_in_a_message() -> None:
 
 def test_torn_and_foreign_lines_are_damage(evidence: ev.Evidence) -> None:
     good = ev.dumps(ev.Closing(pid=1, time=1.0))
-    events = ev.loads("\n".join([good, good[:-4], '{"event": "closing", "pid": "x", "time": 1}', "[]"]))
+    events = ev.loads(
+        "\n".join([good, good[:-4], '{"event": "closing", "pid": "x", "time": 1}', "[]"])
+    )
     assert [ev.Closing, ev.Damaged, ev.Damaged, ev.Damaged] == [type(event) for event in events]

@@ -2,126 +2,81 @@
 
 ``workercheck.pth`` starts this module in each interpreter of a watched page, before anything
 imports `pickle`. It replaces ``_pickle.load`` and ``_pickle.loads``, so whatever binds them
-later (`multiprocessing`, loky, joblib, distributed, …) is watched, and observes with
-`sys.monitoring` (Python 3.12 and later) where work is submitted and where workers end.
+later (`multiprocessing`, loky, joblib, distributed, …) is watched.
 
 Only the standard library is imported, and as little of it as possible: this runs at the start
 of every interpreter. Nothing here may raise, print, or leave a frame in a traceback.
 """
 
+from __future__ import annotations
+
 import _codecs
-import _functools
+import _functools  # type: ignore[import-not-found]
 import _operator
 import _pickle
 import os
 import sys
 import time
 
-ENV = "WORKERCHECK_EVIDENCE"
-"""The environment variable that names the folder for the evidence, and switches this on."""
+from workercheck import _events, _observer
 
-EVENTS = "events.jsonl"
-INTACT = "intact"
-"""A file that is removed when an event could not be written: unlinking works on a full disk."""
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+    from typing import Any
 
 FLIGHT_HEADER = 8
 FLIGHT_SIZE = 4096
 
-_MESSAGE_LIMIT = 4_000
 _TRACEBACK_LIMIT = 12_000
 _PICKLE_LIMIT = 1 << 20
 
-_TRANSPORTS = (
-    "multiprocessing.",
-    "multiprocess.",
-    "concurrent.futures.",
-    "concurrent.interpreters",
-    "loky.",
-    "joblib.externals.loky.",
-    "distributed.",
-    "ipyparallel.",
-    "mpi4py.",
-)
-"""Modules that carry work between processes: what they load is a message."""
-
-_folder = ""
-_flight = None
-_callers = {}  # id(code) -> (code, whether it belongs to a transport)
-_last_failure = None
-_real_loads = _pickle.loads
+_flight: Any = None
+_callers: dict[int, tuple[CodeType, bool]] = {}  # by id: is it the code of a transport?
+_last_failure: Any = None
 
 
-def start():
+def start() -> None:
     """Watch this interpreter. Idempotent."""
-    global _folder
-    if _folder:
+    if _events.folder:
         return
-    _folder = os.environ.get(ENV, "")
-    if not _folder:
+    _events.folder = os.environ.get(_events.ENV, "")
+    if not _events.folder:
         return
-    _pickle.load = _watched(_pickle.load)
-    _pickle.loads = _watched(_pickle.loads)
+    _pickle.load = watched(_pickle.load)
+    _pickle.loads = watched(_pickle.loads)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)
     _hello(forked=False)
-    _observe()
+    _observer.start()
 
 
-def _hello(forked):
-    _write(
+def _hello(*, forked: bool) -> None:
+    _events.write(
         "hello",
         ppid=os.getppid(),
-        argv=[_text(word)[:200] for word in sys.orig_argv[:8]],
+        argv=[_events.text(word)[:200] for word in sys.orig_argv[:8]],
         python=sys.version.split()[0],
         executable=sys.executable,
         forked=forked,
     )
 
 
-def _after_fork():
+def _after_fork() -> None:
     global _flight, _last_failure
     _flight = _last_failure = None
-    _submitted.clear()
+    _observer.forget()
     _hello(forked=True)
 
 
-# --- writing ---------------------------------------------------------------------------------
-
-
-def _text(value):
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _write(event, **fields):
-    """Append one event: one line, one write, so that lines of several processes never mix."""
-    try:
-        import json
-
-        fields = {"event": event, "pid": os.getpid(), "time": time.time(), **fields}
-        line = json.dumps(fields).encode("ascii") + b"\n"
-        # Opened for each event: a descriptor kept open can be closed by the page, and its
-        # number given to a file of the page's own.
-        fd = os.open(_folder + "/" + EVENTS, os.O_WRONLY | os.O_APPEND)
-        try:
-            written = os.write(fd, line)
-        finally:
-            os.close(fd)
-        if written != len(line):
-            raise OSError("short write")
-    except Exception:
-        try:
-            os.unlink(_folder + "/" + INTACT)
-        except OSError:
-            pass
-
-
-def _open_flight():
+def _open_flight() -> Any:
     """Map this process's byte that tells whether a load is in flight."""
     global _flight
     try:
         import mmap
 
-        path = _folder + "/flight-%d-%d" % (os.getpid(), time.time_ns())
+        path = _events.folder + "/flight-%d-%d" % (os.getpid(), time.time_ns())
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             # Written, not truncated: a sparse page on a full disk would raise SIGBUS.
@@ -137,8 +92,8 @@ def _open_flight():
 # --- loads -----------------------------------------------------------------------------------
 
 
-def _watched(real):
-    """Wrap ``_pickle.load`` or ``_pickle.loads``.
+def watched(real: Any) -> type:
+    """Wrap ``_pickle.load``, ``_pickle.loads`` or a function like them.
 
     The wrapper is a class. Its ``__new__`` does the work and always returns; a failure is raised
     again afterwards by ``__init__``, which is made of C functions only. So no frame of ours
@@ -147,13 +102,14 @@ def _watched(real):
     """
     name = real.__name__
 
-    def __new__(cls, /, *args, **kwargs):
+    def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
+        caller: FrameType | None
         try:
             caller = _getframe(1)
             known = _callers.get(id(caller.f_code)) or _classify(caller)
             transport = known[1]
         except ValueError:  # called from C, as concurrent.interpreters does
-            caller, transport = None, True
+            transport, caller = True, None
         if not transport:
             try:
                 return real(*args, **kwargs)
@@ -178,7 +134,7 @@ def _watched(real):
         (),
         {
             "__new__": __new__,
-            "__module__": "_pickle",
+            "__module__": real.__module__,
             "__qualname__": name,
             "__doc__": real.__doc__,
             "__slots__": (),
@@ -196,29 +152,29 @@ _getframe = sys._getframe
 _BUFFERS = (bytes, memoryview)
 
 
-def _raise_later(failed, exc):
+def _raise_later(failed: Any, exc: BaseException) -> Any:
     # The first entry is the frame of __new__.
-    exc.__traceback__ = exc.__traceback__.tb_next
+    exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
     instance = object.__new__(failed)
     instance.throw = _functools.partial(_codecs.lookup_error("strict"), exc)
     return instance
 
 
-def _classify(frame):
+def _classify(frame: FrameType) -> tuple[CodeType, bool]:
     module = frame.f_globals.get("__name__") or ""
-    transport = module.startswith(_TRANSPORTS) or frame.f_code.co_filename.endswith(
+    transport = module.startswith(_events.TRANSPORTS) or frame.f_code.co_filename.endswith(
         "popen_loky_posix.py"  # runs as __main__
     )
     known = _callers[id(frame.f_code)] = (frame.f_code, transport)
     return known
 
 
-def _record_failure(exc, caller, args):
+def _record_failure(exc: BaseException, caller: FrameType | None, args: tuple[Any, ...]) -> None:
     global _last_failure
     try:
         trace = []
         innermost = None
-        tb = exc.__traceback__.tb_next
+        tb = exc.__traceback__ and exc.__traceback__.tb_next
         while tb is not None:
             trace.append((tb.tb_frame.f_code, tb.tb_lineno))
             innermost = tb.tb_frame
@@ -238,25 +194,25 @@ def _record_failure(exc, caller, args):
         import threading
         import traceback
 
-        stack = []
+        stack: list[list[str]] = []
         frame = caller
         while frame is not None and len(stack) < 16:
             stack.append([frame.f_globals.get("__name__") or "", frame.f_code.co_name])
             frame = frame.f_back
-        _write(
+        _events.write(
             "load-failed",
             stack=stack,
             thread=threading.current_thread().name,
-            exception=_qualified(type(exc)),
-            message=_message(exc),
+            exception=_events.qualified(type(exc)),
+            message=_events.message_of(exc),
             name=_plain(getattr(exc, "name", None)),
             globals=_globals(args),
             raised_in=_qualified_frame(innermost),
-            traceback=_text("".join(traceback.format_exception(exc)))[-_TRACEBACK_LIMIT:],
-            cell=_cell(),
+            traceback=_events.text("".join(traceback.format_exception(exc)))[-_TRACEBACK_LIMIT:],
+            cell=_observer.cell(),
         )
     except Exception:
-        _write(
+        _events.write(
             "load-failed",
             stack=[],
             thread="",
@@ -270,34 +226,21 @@ def _record_failure(exc, caller, args):
         )
 
 
-def _message(exc):
-    try:
-        return _text(str(exc))[:_MESSAGE_LIMIT]
-    except Exception:
-        return "<its message cannot be shown>"
+def _plain(value: object) -> str | None:
+    return _events.text(value)[:200] if type(value) is str else None
 
 
-def _plain(value):
-    return _text(value)[:200] if type(value) is str else None
-
-
-def _qualified(thing):
-    module = getattr(thing, "__module__", None)
-    name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
-    if type(module) is not str or type(name) is not str:
-        return None
-    return _text(name if module == "builtins" else module + "." + name)[:300]
-
-
-def _qualified_frame(frame):
+def _qualified_frame(frame: FrameType | None) -> str | None:
     if frame is None or frame.f_code.co_filename.startswith("<frozen"):
         return None
     module = frame.f_globals.get("__name__")
     name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
-    return _text(module + "." + name)[:300] if type(module) is str else _text(name)[:300]
+    return (
+        _events.text(module + "." + name)[:300] if type(module) is str else _events.text(name)[:300]
+    )
 
 
-def _globals(args):
+def _globals(args: tuple[Any, ...]) -> list[str]:
     """List the names that the message refers to, in order: ``__main__.sphere``."""
     if not args or not isinstance(args[0], (bytes, bytearray, memoryview)):
         return []
@@ -306,7 +249,7 @@ def _globals(args):
     return list(names_in(bytes(args[0][:_PICKLE_LIMIT]), pickletools.genops))
 
 
-def names_in(message, genops):
+def names_in(message: bytes, genops: Callable[[bytes], Any]) -> Iterator[str]:
     """Yield each global that the pickle refers to, as ``module.qualname``.
 
     Parameters
@@ -321,9 +264,9 @@ def names_in(message, genops):
     str
         In the order of their first use, at most forty.
     """
-    strings = []
-    memo = {}
-    seen = set()
+    strings: list[str] = []
+    memo: dict[int, str] = {}
+    seen: set[str] = set()
     try:
         for opcode, arg, _ in genops(message):
             name = None
@@ -341,244 +284,17 @@ def names_in(message, genops):
                 name = strings[-2] + "." + strings[-1]
             if name and name not in seen:
                 seen.add(name)
-                yield _text(name)[:300]
+                yield _events.text(name)[:300]
                 if len(seen) == 40:
                     return
     except Exception:
         return
 
 
-# --- submissions, and ends of workers ---------------------------------------------------------
-
-_submitted = set()
-_owners = []  # weak references to what work was handed to
-_targets = {}  # id(process) -> (weak reference, name of its target)
-_ended_on_purpose = set()
-_reaped_children = set()
-
-
-def _cell():
-    """Return the message id of the cell on whose behalf this code runs, None outside a kernel.
-
-    ipykernel keeps it in a context variable: a task of `asyncio` still knows the cell that
-    created it when it runs during a later one.
-    """
-    try:
-        app = sys.modules["ipykernel.kernelapp"].IPKernelApp
-        return app.instance().kernel.get_parent("shell")["header"]["msg_id"]
-    except Exception:
-        return None
-
-
-def _names(function, depth=3):
-    """Name a function and the functions that it wraps or gets as arguments."""
-    names = []
-    name = _qualified(function)
-    if name is not None:
-        names.append(name)
-    elif not isinstance(function, type):
-        names.append(_qualified(type(function)) or "")
-    if depth:
-        inner = [getattr(function, "func", None), getattr(function, "__wrapped__", None)]
-        inner += (getattr(function, "args", None) or ())[:4] if hasattr(function, "func") else ()
-        for thing in inner:
-            if callable(thing):
-                names += _names(thing, depth - 1)
-    return names
-
-
-def _submit(frame, function, *_):
-    owner = frame.f_locals.get("self")
-    names = _names(frame.f_locals.get(function)) if function else []
-    for argument in (frame.f_locals.get("args") or ())[:6]:
-        if callable(argument):
-            names += _names(argument, 1)
-    cell = _cell()
-    executor = _qualified(type(owner)) or ""
-    key = (cell, executor, *names)
-    if key not in _submitted:
-        _submitted.add(key)
-        _remember(owner)
-        _write("submitted", executor=executor, names=names[:12], cell=cell)
-
-
-def _remember(owner):
-    import weakref
-
-    try:
-        _owners.append(weakref.ref(owner))
-    except TypeError:
-        pass
-
-
-def _process_start(frame, *_):
-    process = frame.f_locals.get("self")
-    target = getattr(process, "_target", None)
-    # start() deletes the target, and the name is wanted when the process ends.
-    import weakref
-
-    _targets[id(process)] = (weakref.ref(process), _qualified(target))
-    if (_qualified(target) or "").startswith(_TRANSPORTS):
-        return  # a worker of an executor, which has said what it was given
-    names = _names(target) if target else [_qualified(type(process)) or ""]
-    for argument in getattr(process, "_args", ())[:6]:
-        if callable(argument):
-            names += _names(argument, 1)
-    _remember(process)
-    _write("submitted", executor="multiprocessing.Process", names=names[:12], cell=_cell())
-
-
-def _interpreter_submit(frame, function, *_):
-    if type(frame.f_locals.get("self")).__name__ == "InterpreterPoolExecutor":
-        _submit(frame, function)
-
-
-def _pool_submit(frame, function, *_):
-    if type(frame.f_locals.get("self")).__name__ == "Pool":
-        _submit(frame, function)
-
-
-def _broken(frame, *_):
-    manager = frame.f_locals["self"]
-    reason = frame.f_locals.get("bpe")
-    processes = dict(manager.processes or {})
-    ended = {pid for pid, process in processes.items() if _has_ended(process)}
-    if not (ended and ended <= _ended_on_purpose):
-        _write(
-            "pool-broken",
-            executor=type(manager).__module__,
-            pids=list(processes),
-            ended=sorted(ended),
-            exception=_qualified(type(reason)) if isinstance(reason, BaseException) else None,
-            message=_message(reason) if isinstance(reason, BaseException) else "",
-        )
-    _ended_on_purpose.update(processes)
-
-
-def _has_ended(process):
-    """Tell whether a child has ended, and leave it to its parent to find out."""
-    import select
-
-    return bool(select.select([process.sentinel], [], [], 0)[0])
-
-
-def _signalled(frame, argument, _):
-    child = getattr(frame.f_locals.get(argument), "pid", None)
-    if child is not None and child not in _ended_on_purpose:
-        _ended_on_purpose.add(child)
-        _write("terminated", child=child)
-
-
-def _reaped(frame, _, exitcode):
-    popen = frame.f_locals.get("self")
-    if exitcode and popen.pid not in _ended_on_purpose and popen.pid not in _reaped_children:
-        _reaped_children.add(popen.pid)
-        target = None
-        for reference, name in list(_targets.values()):
-            if getattr(reference(), "_popen", None) is popen:
-                target = name
-        _write("exited", child=popen.pid, exitcode=exitcode, target=target)
-
-
-_EXECUTOR = {
-    "ProcessPoolExecutor.submit": ("start", _submit, "fn"),
-    "_ExecutorManagerThread.terminate_broken": ("start", _broken, None),
-}
-_OBSERVED = {
-    "concurrent.futures.process": _EXECUTOR,
-    "loky.process_executor": _EXECUTOR,
-    "joblib.externals.loky.process_executor": _EXECUTOR,
-    "concurrent.futures.thread": {
-        "ThreadPoolExecutor.submit": ("start", _interpreter_submit, "fn")
-    },
-    "multiprocessing.pool": {
-        "Pool.__init__": ("start", _pool_submit, "initializer"),
-        "Pool.apply_async": ("start", _pool_submit, "func"),
-        "Pool._map_async": ("start", _pool_submit, "func"),
-        "Pool.imap": ("start", _pool_submit, "func"),
-        "Pool.imap_unordered": ("start", _pool_submit, "func"),
-    },
-    "multiprocessing.process": {"BaseProcess.start": ("start", _process_start, None)},
-    "multiprocessing.popen_fork": {
-        "Popen.poll": ("return", _reaped, None),
-        "Popen._send_signal": ("start", _signalled, "self"),
-    },
-    "multiprocessing.popen_forkserver": {"Popen.poll": ("return", _reaped, None)},
-    "loky.backend.popen_loky_posix": {"Popen.poll": ("return", _reaped, None)},
-    "loky.backend.utils": {"kill_process_tree": ("start", _signalled, "process")},
-    "joblib.externals.loky.backend.popen_loky_posix": {"Popen.poll": ("return", _reaped, None)},
-    "joblib.externals.loky.backend.utils": {"kill_process_tree": ("start", _signalled, "process")},
-    "distributed.client": {
-        "Client.submit": ("start", _submit, "func"),
-        "Client.map": ("start", _submit, "func"),
-        "Client._graph_to_futures": ("start", _submit, None),
-    },
-    "ipyparallel.client.view": {
-        "DirectView._really_apply": ("start", _submit, "f"),
-        "LoadBalancedView._really_apply": ("start", _submit, "f"),
-    },
-}
-_watched_code = {}  # id(code) -> (code, handler, argument)
-_tool = None
-
-
-def _observe():
-    """Ask to be called when one of the functions above runs: no wrapper, no frame, no cost else."""
-    global _tool
-    monitoring = getattr(sys, "monitoring", None)
-    loaded = getattr(sys.modules.get("_frozen_importlib"), "_load_unlocked", None)
-    if monitoring is None or loaded is None:
-        return
-    _tool = next((i for i in (4, 3, 1) if monitoring.get_tool(i) is None), None)
-    if _tool is None:
-        return
-    events = monitoring.events
-    monitoring.use_tool_id(_tool, "workercheck")
-    monitoring.register_callback(_tool, events.PY_START, _on_start)
-    monitoring.register_callback(_tool, events.PY_RETURN, _on_return)
-    _watched_code[id(loaded.__code__)] = (loaded.__code__, _module_loaded, None)
-    monitoring.set_local_events(_tool, loaded.__code__, events.PY_RETURN)
-    for name in list(_OBSERVED):
-        if name in sys.modules:
-            _module_loaded(None, None, sys.modules[name])
-
-
-def _on_start(code, _offset):
-    _handle(code, None)
-
-
-def _on_return(code, _offset, value):
-    _handle(code, value)
-
-
-def _handle(code, value):
-    try:
-        _, handler, argument = _watched_code[id(code)]
-        handler(_getframe(2), argument, value)
-    except Exception:
-        pass
-
-
-def _module_loaded(_frame, _argument, module):
-    functions = _OBSERVED.get(getattr(module, "__name__", None))
-    if functions is None:
-        return
-    monitoring = sys.monitoring
-    for path, (moment, handler, argument) in functions.items():
-        function = module
-        for part in path.split("."):
-            function = getattr(function, part, None)
-        code = getattr(function, "__code__", None)
-        if code is not None:
-            _watched_code[id(code)] = (code, handler, argument)
-            event = monitoring.events.PY_START if moment == "start" else monitoring.events.PY_RETURN
-            monitoring.set_local_events(_tool, code, event)
-
-
 # --- at the end of a page ---------------------------------------------------------------------
 
 
-async def closing(patience):
+async def closing(patience: float) -> None:
     """Wait for work still under way, then record which modules of its own the page imported.
 
     Run in the kernel, after the page's last cell.
@@ -591,23 +307,12 @@ async def closing(patience):
     import asyncio
 
     deadline = time.monotonic() + patience
-    while any(map(_is_busy, _owners)) and time.monotonic() < deadline:
+    while _observer.is_busy() and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
-    _write("modules", files=_own_modules())
+    _events.write("modules", files=_own_modules())
 
 
-def _is_busy(reference):
-    owner = reference()
-    try:
-        for attribute in ("_pending_work_items", "_cache"):  # executors; a Pool
-            if getattr(owner, attribute, None):
-                return True
-        return owner is not None and hasattr(owner, "exitcode") and owner.exitcode is None
-    except Exception:
-        return False
-
-
-def _own_modules():
+def _own_modules() -> dict[str, str]:
     import hashlib
     import sysconfig
 

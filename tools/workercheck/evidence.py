@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from workercheck import _recorder
+from workercheck import _events
 
 FindingKind = Literal[
     "unpickle-task",
@@ -270,8 +270,8 @@ class Evidence:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.file = folder / _recorder.EVENTS
-        self._intact = folder / _recorder.INTACT
+        self.file = folder / _events.EVENTS
+        self._intact = folder / _events.INTACT
 
     def create(self) -> Evidence:
         """Make the files that the recorder expects.
@@ -288,7 +288,7 @@ class Evidence:
     @property
     def environ(self) -> dict[str, str]:
         """The environment variable that switches the recorder on, for the kernel."""
-        return {_recorder.ENV: str(self.folder)}
+        return {_events.ENV: str(self.folder)}
 
     def append(self, cls: type[Event], **fields: Any) -> None:
         """Write an event seen from outside the page's processes.
@@ -319,7 +319,9 @@ class Evidence:
         events = loads(text)
         if not self._intact.exists():
             events.append(
-                Damaged(pid=0, time=time.time(), reason="an event could not be written (disk full?)")
+                Damaged(
+                    pid=0, time=time.time(), reason="an event could not be written (disk full?)"
+                )
             )
         return events
 

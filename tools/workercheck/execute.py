@@ -321,9 +321,7 @@ class _PageRun:
         """Give the work of the last cells a moment to fail where it can be seen."""
         assert client.kc is not None
         recorder = "__import__('workercheck._recorder', fromlist=['closing'])"
-        client.kc.execute(
-            f"await {recorder}.closing({SETTLE})", silent=True, store_history=False
-        )
+        client.kc.execute(f"await {recorder}.closing({SETTLE})", silent=True, store_history=False)
         deadline = time.monotonic() + SETTLE + 5.0
         while time.monotonic() < deadline and not any(
             isinstance(e, ev.Modules) for e in self.evidence.read()

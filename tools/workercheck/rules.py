@@ -17,7 +17,9 @@ from workercheck import evidence as ev
 from workercheck.evidence import Finding, FindingKind
 from workercheck.pages import RAISES_EXCEPTION, Page
 
-WORKER_KINDS: frozenset[FindingKind] = frozenset({"unpickle-task", "unpickle-result", "worker-died"})
+WORKER_KINDS: frozenset[FindingKind] = frozenset(
+    {"unpickle-task", "unpickle-result", "worker-died"}
+)
 """The kinds that a cell tagged ``expect-worker-error`` must produce."""
 
 _BROKEN = {
@@ -361,9 +363,7 @@ class _Judge:
                     )
                 )
             elif not (
-                cell.expects_worker_error
-                or RAISES_EXCEPTION in cell.tags
-                or self.page.allow_errors
+                cell.expects_worker_error or RAISES_EXCEPTION in cell.tags or self.page.allow_errors
             ):
                 found.append(
                     Finding(
@@ -629,7 +629,7 @@ def _reader_object(names: Sequence[str]) -> str | None:
     """Choose, among the names in a message, the one the reader knows."""
     own = [name for name in names if not name.startswith(_MACHINERY)]
     main = [name for name in own if name.startswith("__main__.")]
-    return (main or own or [None])[0]
+    return next(iter(main or own), None)
 
 
 def _hint(e: ev.LoadFailed, thing: str | None, result: bool) -> str:

@@ -43,14 +43,14 @@ _TAKEN_OVER = ("auto", "force", "cache")
 """The execution modes in which this extension runs the pages, and myst-nb finds them cached."""
 
 
-class StrayCell(UnexpectedCellDirective):  # type: ignore[misc]  # docutils is not typed
+class StrayCell(UnexpectedCellDirective):
     """A ``code-cell`` that reached the Markdown parser: nobody executes it."""
 
     def run(self) -> list[nodes.Node]:
         """Remember the line; myst-nb warns."""
         env = cast("_Environment", self.state.document.settings.env)
         env.workercheck_strays.setdefault(env.docname, []).append(self.lineno)
-        return cast("list[nodes.Node]", super().run())
+        return super().run()  # type: ignore[no-untyped-call, no-any-return]
 
 
 class Check:
@@ -91,9 +91,7 @@ class Check:
         force = self.nb_config.execution_mode == "force"
         return [name for name, page in known.items() if page.unexpected or force or not same]
 
-    def on_env_before_read_docs(
-        self, app: Sphinx, env: _Environment, docnames: list[str]
-    ) -> None:
+    def on_env_before_read_docs(self, app: Sphinx, env: _Environment, docnames: list[str]) -> None:
         """Execute the pages that are about to be read, unless the cache has them."""
         to_run = []
         for docname in docnames:
@@ -273,7 +271,7 @@ class Check:
         output = getattr(app.builder, "get_output_path", None) or getattr(
             app.builder, "get_outfilename", None
         )
-        files = [Path(output(docname)).relative_to(outdir) for docname in reported] if output else []
+        files = [Path(output(name)).relative_to(outdir) for name in reported] if output else []
         return Report(
             environment={
                 "python": self.environment.python,

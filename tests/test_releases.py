@@ -1,0 +1,125 @@
+"""The regression pair: the same pages with adaptive's last broken release and with the locked one.
+
+Up to 1.5.0 the default executor on Linux is a process pool, which on Python 3.14 cannot find a
+function of the page; since 1.5.1 it is loky. Both come from the index, an install apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import GATE, ROOT
+
+sys.path.append(str(ROOT / "tools"))
+
+import bootstrap  # noqa: E402
+import find_python  # noqa: E402
+
+PAGES = ("tutorial.Learner1D", "tutorial.LearnerND", "tutorial.parallelism")
+BROKEN = "adaptive==1.5.0"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def install(folder: Path, *, adaptive: str | None) -> Path:
+    """Make an environment of the locked packages, with another adaptive if one is named."""
+    uv = bootstrap.tool("uv")
+    python = find_python.find("3.14")
+    subprocess.run([uv, "venv", "--quiet", "--python", str(python), str(folder)], check=True)
+    pip = [uv, "pip", "install", "--quiet", "--python", str(folder)]
+    lock = str(ROOT / "requirements" / "docs.txt")
+    subprocess.run([*pip, "--require-hashes", "--requirement", lock], check=True)
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", str(ROOT)], check=True)
+    if adaptive:
+        subprocess.run([*pip, "--no-deps", adaptive], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, with the three pages of the pair and no others."""
+    source = tmp_path_factory.mktemp("pair") / "source"
+    docs = ROOT / "docs" / "source"
+    shutil.copytree(docs / "_static", source / "_static")
+    shutil.copy(docs / "conf.py", source)
+    (source / "tutorial").mkdir()
+    for page in PAGES:
+        shutil.copy(docs / "tutorial" / f"{page}.md", source / "tutorial")
+    (source / "index.md").write_text("# Pair\n\n```{toctree}\n:glob:\n\ntutorial/*\n```\n")
+    return source
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("broken") / "env", adaptive=BROKEN)
+
+
+def build(env: Path, source: Path, outdir: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(env / "bin" / "sphinx-build"), "-b", "html", *options, str(source), str(outdir)],
+        cwd=source.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def first_cell_with(page: Path, code: str) -> int:
+    """Return the line on which the first cell begins that has this code in it."""
+    start = 0
+    for number, line in enumerate(page.read_text().splitlines(), start=1):
+        if line.startswith("```{code-cell}"):
+            start = number
+        elif code in line:
+            return start
+    raise AssertionError(f"{page}: no cell with {code}")
+
+
+def test_stock_myst_nb_publishes_the_broken_pages_in_green(
+    broken: Path, source: Path, tmp_path: Path
+) -> None:
+    stock = "extensions=myst_nb,sphinx_copybutton"
+    done = build(broken, source, tmp_path / "html", "-D", stock)
+    assert 0 == done.returncode, done.stdout
+    assert "build succeeded" in done.stdout
+
+
+def test_broken_release_is_red_with_page_line_and_function(
+    broken: Path, source: Path, tmp_path: Path
+) -> None:
+    done = build(broken, source, tmp_path / "html")
+    assert 1 == done.returncode, done.stdout
+    gate = subprocess.run([sys.executable, GATE, tmp_path / "html"], capture_output=True, text=True)
+    assert 1 == gate.returncode, gate.stdout + gate.stderr
+    for page in PAGES:
+        path = source / "tutorial" / f"{page}.md"
+        line = first_cell_with(path, "adaptive.Runner(")
+        assert re.search(
+            rf"{page}\.md:{line}: a worker could not unpickle __main__\.\w+ \(AttributeError: ",
+            gate.stdout,
+        ), gate.stdout
+
+
+def test_locked_release_is_green_but_for_the_expected_failure(
+    tmp_path_factory: pytest.TempPathFactory, source: Path, tmp_path: Path
+) -> None:
+    env = install(tmp_path_factory.mktemp("locked") / "env", adaptive=None)
+    done = build(env, source, tmp_path / "html", "-W", "--keep-going", "-n")
+    assert 0 == done.returncode, done.stdout
+    gate = subprocess.run([sys.executable, GATE, tmp_path / "html"], capture_output=True, text=True)
+    assert 0 == gate.returncode, gate.stdout + gate.stderr
+    report = json.loads((tmp_path / "html" / "workercheck" / "report.json").read_text())
+    findings = [
+        (page["docname"], finding["kind"], finding["expected"])
+        for page in report["pages"]
+        for finding in page["findings"]
+    ]
+    assert [("tutorial/tutorial.parallelism", "unpickle-task", True)] == findings
