@@ -18,8 +18,8 @@ from conftest import GATE, ROOT
 
 sys.path.append(str(ROOT / "tools"))
 
-import bootstrap  # noqa: E402
-import find_python  # noqa: E402
+import bootstrap
+import find_python
 
 PAGES = ("tutorial.Learner1D", "tutorial.LearnerND", "tutorial.parallelism")
 BROKEN = "adaptive==1.5.0"
