@@ -16,6 +16,7 @@ except ImportError:
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any
 
 ENV = "WORKERCHECK_EVIDENCE"
@@ -73,12 +74,27 @@ def _dumps(value: Any) -> str:
         return "{" + ",".join(_quote(k) + ":" + _dumps(v) for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_dumps, value)) + "]"
-    return {None: "null", True: "true", False: "false"}.get(value) or repr(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
 
 
 def text(value: str) -> str:
     """Return the string without lone surrogates, which no file takes."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_page(frame: FrameType | None) -> bool:
+    """Tell whether the code of the page, or a module of its own, is behind this frame.
+
+    The frames of executors are passed over: ``Executor.map`` calls ``submit`` for its caller.
+    """
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(TRANSPORTS):
+        frame = frame.f_back
+    if frame is None or frame.f_globals.get("__name__") == "__main__":
+        return frame is not None
+    file = frame.f_code.co_filename
+    return "site-packages" not in file and not file.startswith((os.path.dirname(os.__file__), "<"))
 
 
 def message_of(exc: BaseException) -> str:

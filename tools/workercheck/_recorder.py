@@ -18,7 +18,7 @@ import os
 import sys
 import time
 
-from workercheck import _events, _observer
+from workercheck import _events, _monitor, _observer, _unseen
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def start() -> None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)
     _hello(forked=False)
+    _monitor.on_arrival("dill._dill", _watch_dill)
     _observer.start()
+    _unseen.start()
+    _monitor.start()
 
 
 def _hello(*, forked: bool) -> None:
@@ -67,6 +70,7 @@ def _after_fork() -> None:
     global _flight, _last_failure
     _flight = _last_failure = None
     _observer.forget()
+    _unseen.forget()
     _hello(forked=True)
 
 
@@ -152,6 +156,11 @@ _getframe = sys._getframe
 _BUFFERS = (bytes, memoryview)
 
 
+def _watch_dill(dill: Any) -> None:
+    """Watch the loads of dill, which multiprocess uses instead of `pickle`'s."""
+    dill.loads = watched(dill.loads)
+
+
 def _raise_later(failed: Any, exc: BaseException) -> Any:
     # The first entry is the frame of __new__.
     exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
@@ -191,7 +200,6 @@ def _record_failure(exc: BaseException, caller: FrameType | None, args: tuple[An
             ):
                 return
         _last_failure = (caller and caller.f_code, trace, type(exc))
-        import threading
         import traceback
 
         stack: list[list[str]] = []
@@ -202,7 +210,7 @@ def _record_failure(exc: BaseException, caller: FrameType | None, args: tuple[An
         _events.write(
             "load-failed",
             stack=stack,
-            thread=threading.current_thread().name,
+            interpreter=_interpreter(),
             exception=_events.qualified(type(exc)),
             message=_events.message_of(exc),
             name=_plain(getattr(exc, "name", None)),
@@ -215,7 +223,7 @@ def _record_failure(exc: BaseException, caller: FrameType | None, args: tuple[An
         _events.write(
             "load-failed",
             stack=[],
-            thread="",
+            interpreter=0,
             exception=type(exc).__name__,
             message="",
             name=None,
@@ -224,6 +232,16 @@ def _record_failure(exc: BaseException, caller: FrameType | None, args: tuple[An
             traceback="",
             cell=None,
         )
+
+
+def _interpreter() -> int:
+    """Return the id of this interpreter, 0 for the main one of a process."""
+    try:
+        import _interpreters  # type: ignore[import-not-found]
+
+        return int(_interpreters.get_current()[0])
+    except Exception:
+        return 0
 
 
 def _plain(value: object) -> str | None:
@@ -309,6 +327,7 @@ async def closing(patience: float) -> None:
     deadline = time.monotonic() + patience
     while _observer.is_busy() and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
+    _unseen.tell()
     _events.write("modules", files=_own_modules())
 
 

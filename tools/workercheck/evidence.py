@@ -79,7 +79,8 @@ class LoadFailed(Event):
     event: ClassVar[str] = "load-failed"
     stack: list[list[str]]
     """``[module, function]``, from the caller of ``loads`` outwards."""
-    thread: str
+    interpreter: int
+    """0 for the main interpreter of its process."""
     exception: str
     message: str
     name: str | None
@@ -132,6 +133,21 @@ class Exited(Event):
     exitcode: int
     target: str | None
     """The function that the process ran, an executor's own for a worker of one."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Unseen(Event):
+    """Work failed, and until the end of the page nobody looked at it."""
+
+    event: ClassVar[str] = "unseen"
+    what: str
+    """``future``, ``result`` (of a Pool), ``task`` or ``process``."""
+    cell: str
+    names: list[str]
+    exception: str | None
+    message: str
+    child: int | None
+    """The pid, for a process."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +288,8 @@ class Evidence:
         self.folder = folder
         self.file = folder / _events.EVENTS
         self._intact = folder / _events.INTACT
+        self._own: set[str] = set()
+        self._lost: list[str] = []
 
     def create(self) -> Evidence:
         """Make the files that the recorder expects.
@@ -291,38 +309,34 @@ class Evidence:
         return {_events.ENV: str(self.folder)}
 
     def append(self, cls: type[Event], **fields: Any) -> None:
-        """Write an event seen from outside the page's processes.
-
-        Raises
-        ------
-        OSError
-            If the line cannot be written whole.
-        """
-        event = cls(pid=os.getpid(), time=time.time(), **fields)
-        line = dumps(event).encode("utf-8") + b"\n"
-        fd = os.open(self.file, os.O_WRONLY | os.O_APPEND)
+        """Write an event seen from outside the page's processes."""
+        line = dumps(cls(pid=os.getpid(), time=time.time(), **fields))
+        self._own.add(line)
         try:
-            if os.write(fd, line) != len(line):
-                raise OSError(f"{self.file}: short write")
-        finally:
-            os.close(fd)
+            fd = os.open(self.file, os.O_WRONLY | os.O_APPEND)
+            try:
+                os.write(fd, line.encode("ascii") + b"\n")
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            self._lost.append(f"{exc.strerror}: an event could not be written")
 
     def read(self) -> list[Event]:
         """Return the events so far, in the order in which they were written.
 
-        Raises
-        ------
-        OSError
-            If the file is gone.
+        Evidence that was lost, or that the page has tampered with, shows as `Damaged`.
         """
-        text = self.file.read_text(encoding="utf-8", errors="backslashreplace")
+        try:
+            text = self.file.read_text(encoding="utf-8", errors="backslashreplace")
+        except OSError as exc:
+            text = ""
+            self._lost.append(f"{exc.strerror}: the file of the events")
         events = loads(text)
         if not self._intact.exists():
-            events.append(
-                Damaged(
-                    pid=0, time=time.time(), reason="an event could not be written (disk full?)"
-                )
-            )
+            self._lost.append("an event could not be written; is the disk full?")
+        if not self._own <= set(text.splitlines()):
+            self._lost.append("lines are missing that were written")
+        events += [Damaged(pid=0, time=time.time(), reason=reason) for reason in self._lost[:1]]
         return events
 
 

@@ -275,7 +275,10 @@ class _PageRun:
         )
 
     def _last_words(self) -> str:
-        text = (self.evidence.folder / "kernel.log").read_text("utf-8", "backslashreplace")
+        try:
+            text = (self.evidence.folder / "kernel.log").read_text("utf-8", "backslashreplace")
+        except OSError:
+            text = ""
         fatal = [line for line in text.splitlines() if "Fatal Python error" in line]
         return _ANSI.sub("", fatal[-1]) if fatal else "it ended without a word"
 
@@ -290,12 +293,18 @@ class _PageRun:
             if now >= next_scan:
                 next_scan = now + 1.0
                 self._find_unwatched(client)
-            if failed_since is None and (grown := self.evidence.file.stat().st_size) != size:
+            if failed_since is None and (grown := self._evidence_size()) != size:
                 size = grown
                 if self.has_failed(self.page, self.evidence.read()):
                     failed_since = now
             if failed_since is not None and now - max(failed_since, self.cell_started) > GRACE:
                 raise _StopPageError
+
+    def _evidence_size(self) -> int:
+        try:
+            return self.evidence.file.stat().st_size
+        except OSError:
+            return -1
 
     def _find_unwatched(self, client: NotebookClient) -> None:
         kernel = _kernel_process(client)
@@ -324,7 +333,7 @@ class _PageRun:
         client.kc.execute(f"await {recorder}.closing({SETTLE})", silent=True, store_history=False)
         deadline = time.monotonic() + SETTLE + 5.0
         while time.monotonic() < deadline and not any(
-            isinstance(e, ev.Modules) for e in self.evidence.read()
+            isinstance(e, ev.Modules | ev.Damaged) for e in self.evidence.read()
         ):
             await asyncio.sleep(0.05)
             if self.has_failed(self.page, self.evidence.read()):
@@ -373,7 +382,10 @@ class _PageRun:
 
     def _find_died_loading(self) -> None:
         for path in self.evidence.folder.glob("flight-*"):
-            flight = path.read_bytes()
+            try:
+                flight = path.read_bytes()
+            except OSError:
+                continue
             pid = int(path.name.split("-")[1])
             if flight[:1] == b"\x01" and not _is_alive(pid):
                 names = _recorder.names_in(flight[_recorder.FLIGHT_HEADER :], pickletools.genops)

@@ -40,6 +40,9 @@ _PARENT_SIDE = {
 }
 """Functions of an executor's parent process that load what workers send back."""
 
+_WORKER_MODULES = {"distributed.scheduler", "distributed.worker", "distributed.nanny"}
+"""Modules that load what the page sends, though a local cluster has them in the page's process."""
+
 _MACHINERY = (
     "builtins.",
     "cloudpickle.",
@@ -54,6 +57,13 @@ _MACHINERY = (
     "_pickle.",
 )
 """Names that every message carries; what the reader sent has another one."""
+
+_LOOK = {
+    "future": "Ask for its result() or its exception().",
+    "result": "Ask for it with get().",
+    "task": "Await it; for a runner of adaptive, await runner.task.",
+    "process": "Read its exitcode after join(), or mend what it runs.",
+}
 
 _SHUTDOWN_NOISE = ("KeyboardInterrupt", "EOFError", "ConnectionResetError", "BrokenPipeError")
 """What a load raises when the process at the other end goes, as all do when a kernel ends."""
@@ -91,7 +101,8 @@ def has_failed(page: Page, events: Sequence[ev.Event]) -> bool:
 
 def executors(events: Sequence[ev.Event]) -> list[str]:
     """Return the executors that the page handed work to, in order of first use."""
-    return list(dict.fromkeys(_public(e.executor) for e in _of(events, ev.Submitted)))
+    handed = [e for e in _of(events, ev.Submitted) if e.cell is not None]
+    return list(dict.fromkeys(_public(e.executor) for e in handed))
 
 
 def workers(events: Sequence[ev.Event]) -> int:
@@ -121,6 +132,7 @@ class _Judge:
         failures = _merge(failures)
         found = [*self._explain(failures)]
         found += self._cell_errors(failures)
+        found += self._unseen(found)
         found += self._kernel()
         if not any(f.kind in WORKER_KINDS and not f.expected for f in found):
             found += self._timeouts()
@@ -189,7 +201,10 @@ class _Judge:
             if e.time >= self.closing and kind in _SHUTDOWN_NOISE:
                 continue
             functions = {function for _, function in e.stack}
-            result = not functions.isdisjoint(_PARENT_SIDE) or e.pid == self.kernel
+            modules = {module for module, _ in e.stack}
+            result = not functions.isdisjoint(_PARENT_SIDE) or (
+                e.pid == self.kernel and e.interpreter == 0 and modules.isdisjoint(_WORKER_MODULES)
+            )
             executor = _executor_from(e.stack)
             thing = _object(e)
             names = [thing or "", *e.globals]
@@ -203,6 +218,8 @@ class _Judge:
             )
             hello = self.hellos.get(e.pid)
             method = _start_method(hello, self.hellos) if hello else None
+            if e.interpreter:
+                method = None
             what = thing or "a message"
             error = f"{kind}: {e.message}" if e.message else kind
             through = f" sent through {executor}" if executor else ""
@@ -220,10 +237,9 @@ class _Judge:
                     cell=cell,
                     expected=self._expects(cell),
                     exception=_clean(e.exception),
-                    process=f"{'kernel' if e.pid == self.kernel else 'worker'} {e.pid}"
-                    + (f" ({method})" if method else ""),
+                    process=_process(e, is_kernel=e.pid == self.kernel, method=method),
                     object=_clean(thing) if thing else None,
-                    hint=_hint(e, thing, result),
+                    hint=_hint(e, thing, result, executor),
                 )
             )
         return found
@@ -340,7 +356,7 @@ class _Judge:
                 continue
             cell = self.page.cells[e.cell]
             error = f"{e.exception}: {e.message}" if e.message else e.exception
-            if _is_broken(e) or _follows(e, failures):
+            if _is_broken(e) or any(_follows(e, failure) for failure in failures):
                 if failures:
                     continue
                 submission = self._submission(e.time, None, ())
@@ -447,15 +463,46 @@ class _Judge:
 
     # --- what was not seen, and what was left ---
 
+    def _unseen(self, found: Sequence[Finding]) -> list[Finding]:
+        loads = {e.pid for e in _of(self.events, ev.LoadFailed)}
+        failed_in_worker = any(f.kind in WORKER_KINDS for f in found)
+        unseen = []
+        for e in _of(self.events, ev.Unseen):
+            name = (e.exception or "").rsplit(".", 1)[-1]
+            if e.child in loads or (
+                failed_in_worker and (name in _BROKEN or _LOADING.search(e.message))
+            ):
+                continue
+            cell = self._cell_of(e.cell, e.time)
+            error = f"{name}: {e.message}" if name and e.message else name or e.message
+            own = _reader_object(e.names) or next(iter(e.names), None)
+            unseen.append(
+                Finding(
+                    "unseen-failure",
+                    f"a {e.what} failed and nobody looked at it ({_clean(error)})",
+                    self._line(cell),
+                    cell=cell,
+                    exception=_clean(e.exception) if e.exception else None,
+                    object=_clean(own) if own else None,
+                    hint=_LOOK.get(e.what),
+                )
+            )
+        return _merge(unseen)
+
     def _unwatched(self) -> list[Finding]:
         finished = _of(self.events, ev.Finished)
         if finished and finished[-1].language != "python":
             return []
         install = "Install workercheck in the environment of the page's kernel."
         found = [
-            not_watched(f"its evidence is damaged ({e.reason})", "Free some disk, and build again.")
+            not_watched(
+                f"its evidence is damaged ({e.reason})",
+                "Build again, with room on the disk, and let no page touch WORKERCHECK_EVIDENCE.",
+            )
             for e in _of(self.events, ev.Damaged)[:1]
         ]
+        if found:
+            return found
         if finished and self.kernel is None and not _of(self.events, ev.KernelDied):
             found.append(not_watched("its kernel started without the recorder", install))
         for e in _of(self.events, ev.Unwatched):
@@ -508,6 +555,10 @@ def _merge(failures: Sequence[Finding]) -> list[Finding]:
     return merged
 
 
+_LOADING = re.compile(r"\b(?:un-?|de)(?:pickl|serializ)", re.IGNORECASE)
+"""What libraries say when they pass on that something could not be loaded."""
+
+
 def _is_broken(error: ev.CellFinished) -> bool:
     """Tell whether a cell failed because an executor had lost a worker."""
     return error.exception is not None and (
@@ -516,14 +567,15 @@ def _is_broken(error: ev.CellFinished) -> bool:
     )
 
 
-def _follows(error: ev.CellFinished, failures: Sequence[Finding]) -> bool:
-    """Tell whether a cell's error is a worker's failure, raised again in the page."""
-    return any(
-        failure.exception is not None
-        and failure.exception.rsplit(".", 1)[-1] == error.exception
-        and error.message
-        and _clean(error.message) in failure.message
-        for failure in failures
+def _follows(error: ev.CellFinished, failure: Finding) -> bool:
+    """Tell whether a cell's error is what a worker's failure looks like in the page."""
+    if failure.cell == error.cell or _LOADING.search(error.message):
+        return True
+    name = (failure.exception or "").rsplit(".", 1)[-1]
+    return (
+        bool(error.message)
+        and name == error.exception
+        and (_clean(error.message) in failure.message)
     )
 
 
@@ -539,6 +591,12 @@ def _start_method(hello: ev.Hello, hellos: dict[int, ev.Hello]) -> str | None:
     if "popen_loky_posix" in words:
         return "loky"
     return None
+
+
+def _process(e: ev.LoadFailed, *, is_kernel: bool, method: str | None) -> str:
+    if e.interpreter:
+        return f"interpreter {e.interpreter} of process {e.pid}"
+    return f"{'kernel' if is_kernel else 'worker'} {e.pid}" + (f" ({method})" if method else "")
 
 
 def _executor_from(stack: Sequence[Sequence[str]]) -> str | None:
@@ -632,7 +690,7 @@ def _reader_object(names: Sequence[str]) -> str | None:
     return next(iter(main or own), None)
 
 
-def _hint(e: ev.LoadFailed, thing: str | None, result: bool) -> str:
+def _hint(e: ev.LoadFailed, thing: str | None, result: bool, executor: str | None) -> str:
     name = (thing or "it").rsplit(".", 1)[-1]
     if result:
         return (
@@ -645,9 +703,14 @@ def _hint(e: ev.LoadFailed, thing: str | None, result: bool) -> str:
             "sys.path as it was when their pool was made, loky's only PYTHONPATH."
         )
     if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
+        if executor is not None and _family(executor) == "process":
+            return (
+                "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
+                f"value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
+            )
         return (
-            "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
-            f"value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
+            f"Move {name} into a module that both processes can import, or hand the work to loky, "
+            "which pickles it by value."
         )
     if e.exception == "AttributeError":
         return "Make the module that the worker imports the one that the page has."
