@@ -469,6 +469,8 @@ class _Judge:
         unseen = []
         for e in _of(self.events, ev.Unseen):
             name = (e.exception or "").rsplit(".", 1)[-1]
+            if name == "ShutdownExecutorError":  # dropped by the page's own shutdown
+                continue
             if e.child in loads or (
                 failed_in_worker and (name in _BROKEN or _LOADING.search(e.message))
             ):
