@@ -18,9 +18,6 @@ HERE = Path(__file__).parent
 FAULTS = sorted((HERE / "faults").glob("*.md"))
 HEALTHY = sorted((HERE / "healthy").glob("*.md"))
 
-# Without sys.monitoring, a late failure is put down to the cell that ran when it came.
-LINES = 0 if sys.version_info < (3, 12) else 1
-
 
 def front_matter(path: Path) -> dict:
     return yaml.safe_load(path.read_text().split("---\n")[1])
@@ -53,11 +50,11 @@ def test_fault_is_found(built: Build, path: Path) -> None:
         pytest.skip("not on this Python")
     page = built.page(f"faults/{path.stem}")
     expected = collections.Counter(
-        (f["kind"], f["line"] * LINES, f.get("object"), f.get("expected", False))
+        (f["kind"], f["line"], f.get("object"), f.get("expected", False))
         for f in front_matter(path)["expect"]
     )
     found = collections.Counter(
-        (f["kind"], f["line"] * LINES, f["object"], f["expected"]) for f in page["findings"]
+        (f["kind"], f["line"], f["object"], f["expected"]) for f in page["findings"]
     )
     assert expected == found, page["findings"]
 

@@ -1,8 +1,8 @@
 """Be called when a function of a library runs, without wrapping it.
 
 With `sys.monitoring` (Python 3.12 and later) the code of a function tells when it starts or
-returns: no frame of ours is in a traceback, and all other code runs as fast as ever. Without it,
-nothing is called.
+returns: no frame of ours is in a traceback, and all other code runs as fast as ever. Python 3.11
+has nothing like it; there the function is wrapped after all (`workercheck._monitor311`).
 
 Only the standard library is imported, and as little of it as possible. Nothing here may raise.
 """
@@ -44,9 +44,12 @@ def start() -> None:
     """Begin to watch; modules that come later are watched as they come."""
     global _tool
     monitoring: Any = getattr(sys, "monitoring", None)
-    loaded = getattr(sys.modules.get("_frozen_importlib"), "_load_unlocked", None)
-    if monitoring is None or loaded is None:
+    if monitoring is None:
+        from workercheck import _monitor311
+
+        _monitor311.start(_wanted, _arrivals)
         return
+    loaded: Any = sys.modules["_frozen_importlib"]._load_unlocked
     _tool = next((tool for tool in (4, 3, 1) if monitoring.get_tool(tool) is None), None)
     if _tool is None:
         return

@@ -10,15 +10,12 @@ of every interpreter. Nothing here may raise, print, or leave a frame in a trace
 
 from __future__ import annotations
 
-import _codecs
-import _functools  # type: ignore[import-not-found]
-import _operator
 import _pickle
 import os
 import sys
 import time
 
-from workercheck import _events, _monitor, _observer, _unseen
+from workercheck import _events, _invisible, _monitor, _observer, _unseen
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -97,14 +94,7 @@ def _open_flight() -> Any:
 
 
 def watched(real: Any) -> type:
-    """Wrap ``_pickle.load``, ``_pickle.loads`` or a function like them.
-
-    The wrapper is a class. Its ``__new__`` does the work and always returns; a failure is raised
-    again afterwards by ``__init__``, which is made of C functions only. So no frame of ours
-    is in the traceback that the page shows. A class is also no descriptor, hence does not become a
-    method in ``ForkingPickler.loads``, and pickles by reference.
-    """
-    name = real.__name__
+    """Wrap ``_pickle.load``, ``_pickle.loads`` or a function like them."""
 
     def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
         caller: FrameType | None
@@ -118,7 +108,7 @@ def watched(real: Any) -> type:
             try:
                 return real(*args, **kwargs)
             except BaseException as exc:
-                return _raise_later(failed, exc)
+                return _invisible.raise_later(cls, exc)
         flight = _flight or _open_flight()
         if args and type(args[0]) in _BUFFERS:
             head = args[0][: FLIGHT_SIZE - FLIGHT_HEADER]
@@ -131,25 +121,9 @@ def watched(real: Any) -> type:
         except BaseException as exc:
             flight[0] = 0
             _record_failure(exc, caller, args)
-            return _raise_later(failed, exc)
+            return _invisible.raise_later(cls, exc)
 
-    watched = type(
-        name,
-        (),
-        {
-            "__new__": __new__,
-            "__module__": real.__module__,
-            "__qualname__": name,
-            "__doc__": real.__doc__,
-            "__slots__": (),
-        },
-    )
-    failed = type(
-        name,
-        (watched,),
-        {"__init__": property(_operator.methodcaller("throw")), "__slots__": ("throw",)},
-    )
-    return watched
+    return _invisible.wrapper(real, __new__)
 
 
 _getframe = sys._getframe
@@ -159,14 +133,6 @@ _BUFFERS = (bytes, memoryview)
 def _watch_dill(dill: Any) -> None:
     """Watch the loads of dill, which multiprocess uses instead of `pickle`'s."""
     dill.loads = watched(dill.loads)
-
-
-def _raise_later(failed: Any, exc: BaseException) -> Any:
-    # The first entry is the frame of __new__.
-    exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
-    instance = object.__new__(failed)
-    instance.throw = _functools.partial(_codecs.lookup_error("strict"), exc)
-    return instance
 
 
 def _classify(frame: FrameType) -> tuple[CodeType, bool]:

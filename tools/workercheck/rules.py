@@ -139,7 +139,7 @@ class _Judge:
         found += self._absent(found)
         found += self._unwatched()
         found += self._leftovers()
-        return sorted(found, key=lambda f: (f.line, f.kind))
+        return sorted(map(_presentable, found), key=lambda f: (f.line, f.kind))
 
     # --- places ---
 
@@ -236,9 +236,9 @@ class _Judge:
                     self._line(cell),
                     cell=cell,
                     expected=self._expects(cell),
-                    exception=_clean(e.exception),
+                    exception=e.exception,
                     process=_process(e, is_kernel=e.pid == self.kernel, method=method),
-                    object=_clean(thing) if thing else None,
+                    object=thing,
                     hint=_hint(e, thing, result, executor),
                 )
             )
@@ -342,7 +342,7 @@ class _Judge:
             cell=cell,
             expected=self._expects(cell),
             process=process,
-            object=_clean(thing) if thing else None,
+            object=thing,
             hint="Find what ends it: run the function in the page itself, without an executor; "
             "a crash in compiled code, os._exit and too little memory end a process at once.",
         )
@@ -373,7 +373,7 @@ class _Judge:
                         self._line(where),
                         cell=where,
                         expected=self._expects(where),
-                        exception=_clean(e.exception),
+                        exception=e.exception,
                         hint="Read the traceback in the page; run the function without an "
                         "executor to see what ends it.",
                     )
@@ -387,7 +387,7 @@ class _Judge:
                         f"the cell failed ({_clean(error)})",
                         cell.line,
                         cell=e.cell,
-                        exception=_clean(e.exception),
+                        exception=e.exception,
                         hint="Mend the cell, or tag it raises-exception if the error is its point.",
                     )
                 )
@@ -484,8 +484,8 @@ class _Judge:
                     f"a {e.what} failed and nobody looked at it ({_clean(error)})",
                     self._line(cell),
                     cell=cell,
-                    exception=_clean(e.exception) if e.exception else None,
-                    object=_clean(own) if own else None,
+                    exception=e.exception,
+                    object=own,
                     hint=_LOOK.get(e.what),
                 )
             )
@@ -726,6 +726,18 @@ def _exit(exitcode: int) -> str:
         except ValueError:
             return f"killed by signal {-exitcode}"
     return f"exit code {exitcode}"
+
+
+def _presentable(finding: Finding) -> Finding:
+    """Return the finding without anything that a terminal or a report would act on."""
+    return dc.replace(
+        finding,
+        message=_clean(finding.message, 1500),
+        exception=_clean(finding.exception) if finding.exception else None,
+        process=_clean(finding.process) if finding.process else None,
+        object=_clean(finding.object) if finding.object else None,
+        hint=_clean(finding.hint, 1000) if finding.hint else None,
+    )
 
 
 def _clean(text: str, limit: int = 300) -> str:

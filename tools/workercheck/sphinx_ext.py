@@ -297,8 +297,9 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Register configuration values, the directive and the event handlers."""
     app.setup_extension("myst_nb")
     # "html": the values are part of .buildinfo, which so tells whether this extension was on.
-    app.add_config_value("workercheck_jobs", None, "html", (int, type(None)))
-    app.add_config_value("workercheck_timeout", None, "html", (int, float, type(None)))
+    # 0: as many as there are cores, and what nb_execution_timeout says.
+    app.add_config_value("workercheck_jobs", 0, "html", int)
+    app.add_config_value("workercheck_timeout", 0, "html", (int, float))
     app.add_config_value("workercheck_allow_unexecuted", [], "html", (list, tuple))
     app.add_directive("code-cell", StrayCell, override=True)
     check = Check()

@@ -1,0 +1,157 @@
+"""Running pages: nothing hangs, nothing is left behind, nothing harms the page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import psutil
+import pytest
+import yaml
+from conftest import Site, gate
+
+HERE = Path(__file__).parent
+
+
+def processes_below(folder: Path) -> list[psutil.Process]:
+    """Return the processes whose evidence is in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            evidence = process.environ().get("WORKERCHECK_EVIDENCE", "")
+            if evidence.startswith(str(folder)) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_signal_ends_every_process_and_the_next_build_is_right(
+    site: Site, tmp_path: Path, number: signal.Signals
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    site.write("quick", "print(6 * 7)")
+    slow = site.write(
+        "slow",
+        "import subprocess, sys, time, loky\n"
+        "child = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "subprocess.Popen(child, start_new_session=True)\n"
+        "loky.get_reusable_executor(max_workers=1).submit(time.sleep, 600)\n"
+        "time.sleep(600)",
+    )
+    site.write("index", text="# Index\n\n```{toctree}\nquick\nslow\n```\n")
+    build = subprocess.Popen(
+        ["sphinx-build", "-b", "html", "-q", "-D", "nb_execution_timeout=600", "source", "html"],
+        executable=Path(sys.executable).with_name("sphinx-build"),
+        cwd=site.root,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(processes_below(temporary)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert len(processes_below(temporary)) >= 4
+        build.send_signal(number)
+        assert 0 != build.wait(timeout=15)
+        assert [] == processes_below(temporary)
+    finally:
+        build.kill()
+        for process in processes_below(temporary):
+            process.kill()
+    assert not (site.root / "html" / "workercheck" / "report.json").exists()
+    slow.write_text(slow.read_text().replace("600", "0"))
+    after = site.build()
+    assert 0 == after.status, after.log
+
+
+HOSTILE = r"""
+class Odd(Exception):
+    pass
+
+text = "\x1b[31mred\x1b[0m\n::error file=x::gotcha\r<script>alert(1)</script>%0A\ud800"
+raise Odd(text + "x" * 3_000_000)
+"""
+
+
+def test_hostile_text_is_escaped_and_cut_in_every_report(site: Site) -> None:
+    site.write("page", HOSTILE)
+    build = site.build()
+    assert [("cell-error", 9)] == build.findings("page")
+    (finding,) = build.page("page")["findings"]
+    assert len(finding["message"]) < 500
+    assert finding["message"].isprintable()
+    for report in ("text", "json", "junit", "github"):
+        done = gate(build.outdir, "--format", report)
+        assert 1 == done.returncode, done.stderr
+        assert "\x1b" not in done.stdout
+        assert not re.search(r"^::error file=x", done.stdout, re.MULTILINE)
+        assert len(done.stdout) < 20_000
+    ElementTree.fromstring(gate(build.outdir, "--format", "junit").stdout)
+
+
+def test_page_that_waits_for_lost_work_is_stopped_within_seconds(site: Site) -> None:
+    site.write(
+        "page",
+        "import multiprocessing\ndef area(x):\n    return x\n"
+        "multiprocessing.get_context('spawn').Pool(1).apply(area, (2,))",
+    )
+    build = site.build("-D", "nb_execution_timeout=600")
+    assert [("unpickle-task", 9)] == build.findings("page")
+    # A kernel's start is in it; the issue allows ten seconds from the failure on.
+    assert build.page("page")["seconds"] < 20
+
+
+def test_one_dead_kernel_is_one_finding_and_the_others_go_on(site: Site) -> None:
+    site.write("dead", "import os\nos._exit(1)")
+    site.write("alive", "print(6 * 7)")
+    build = site.build()
+    assert [("kernel-died", 9)] == build.findings("dead")
+    assert [] == build.findings("alive")
+
+
+def outputs(html: str) -> list[str]:
+    return re.findall(r'<div class="cell_output.*?</div>\s*</div>', html, re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_page_shows_the_same_with_the_recorder_and_without(tmp_path: Path) -> None:
+    pages = []
+    for path in sorted((HERE / "healthy").glob("*.md")):
+        least = yaml.safe_load(path.read_text().split("---\n")[1]).get("needs_python", "3.11")
+        if sys.version_info >= tuple(map(int, least.split("."))):
+            pages.append(path)
+    shown = {}
+    for name, extension in (("watched", ', "workercheck"'), ("stock", "")):
+        site = Site(tmp_path / name)
+        site.conf(
+            f'extensions = ["myst_nb"{extension}]\nnb_execution_mode = "force"\n'
+            "nb_execution_allow_errors = True\nnb_merge_streams = True\n"
+        )
+        for path in pages:
+            shutil.copy(path, site.source)
+        build = site.build("-j", "4")
+        assert 0 == build.status, build.log
+        shown[name] = {
+            path.stem: outputs((build.outdir / f"{path.stem}.html").read_text()) for path in pages
+        }
+    assert sum(map(len, shown["stock"].values())) > 20
+    assert shown["stock"] == shown["watched"]
+
+
+def test_report_is_whole_or_absent(site: Site) -> None:
+    site.write("page", "print(6 * 7)")
+    build = site.build()
+    assert ["report.json"] == [p.name for p in (build.outdir / "workercheck").iterdir()]
+    assert 1 == json.loads((build.outdir / "workercheck" / "report.json").read_text())["schema"]

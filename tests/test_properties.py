@@ -1,0 +1,159 @@
+"""Properties: whatever is in the evidence is read and judged; every pickle loads as it would."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_type_hints
+
+import nbformat
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from workercheck import evidence as ev
+from workercheck import report, rules
+from workercheck.pages import Cell, Page
+
+text = st.text(max_size=60)
+texts = st.lists(text, max_size=4)
+pids = st.integers(1, 12)
+VALUES = {
+    int: pids,
+    float: st.floats(0, 100),
+    str: text,
+    bool: st.booleans(),
+    str | None: st.none() | text,
+    int | None: st.none() | pids,
+    list[str]: texts,
+    list[int]: st.lists(pids, max_size=3),
+    list[list[str]]: st.lists(st.tuples(text, text).map(list), max_size=3),
+    dict[str, str]: st.dictionaries(text, text, max_size=3),
+}
+
+
+def events_of(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
+    hints = get_type_hints(cls)
+    fields = {field.name: VALUES[hints[field.name]] for field in dc.fields(cls)}
+    if "cell" in fields and hints["cell"] is not str and hints["cell"] != str | None:
+        fields["cell"] = st.integers(0, 3)
+    return st.builds(cls, **fields)
+
+
+any_event = st.one_of([events_of(cls) for cls in ev.Event.__subclasses__()])
+
+
+def page(tags: list[list[str]]) -> Page:
+    cells = tuple(
+        Cell(position=i, line=10 * i + 10, tags=frozenset(own), source="1")
+        for i, own in enumerate(tags)
+    )
+    return Page(
+        docname="page",
+        path=Path("page.md"),
+        notebook=nbformat.v4.new_notebook(),
+        cells=cells,
+        why_not_executed=None,
+        force=False,
+        in_temp=False,
+        timeout=30,
+        allow_errors=False,
+    )
+
+
+pages = st.lists(
+    st.lists(st.sampled_from(["expect-worker-error", "raises-exception"]), max_size=2),
+    min_size=1,
+    max_size=4,
+).map(page)
+
+
+@given(any_event)
+def test_event_survives_writing_and_reading(event: ev.Event) -> None:
+    line = ev.dumps(event)
+    assert "\n" not in line
+    assert event == ev.parse(line)
+
+
+@given(st.one_of(text, any_event.map(ev.dumps), st.binary().map(repr)), st.integers(0, 40))
+@example('{"event": "hello"}', 0)
+@example("[]", 0)
+@example("null", 0)
+def test_any_line_is_an_event_or_damage(line: str, cut: int) -> None:
+    assert isinstance(ev.parse(line[cut:]), ev.Event)
+
+
+@given(pages, st.lists(any_event, max_size=12))
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_any_evidence_is_judged(page: Page, events: list[ev.Event]) -> None:
+    findings = rules.judge(page, events)
+    assert findings == sorted(findings, key=lambda f: (f.line, f.kind))
+    for finding in findings:
+        assert finding.message.isprintable()
+        assert finding.kind in ev.FINDING_KINDS
+        if finding.expected:
+            assert finding.kind in rules.WORKER_KINDS
+            assert finding.cell is not None
+            assert page.cells[finding.cell].expects_worker_error
+    reported = report.PageReport("page", "page.md", executed=True, findings=findings)
+    made = report.Report({}, [reported], {})
+    for write in (report.text, report.github, report.junit):
+        assert isinstance(write(made), str)
+
+
+@given(pages, st.lists(any_event, max_size=8), events_of(ev.LoadFailed))
+def test_failed_load_is_never_lost(page: Page, events: list[ev.Event], load: ev.LoadFailed) -> None:
+    before_the_end = [e for e in events if not isinstance(e, ev.Closing)]
+    kinds = {finding.kind for finding in rules.judge(page, [*before_the_end, load])}
+    assert kinds & {"unpickle-task", "unpickle-result"}
+
+
+LOADER = """
+import pickle, sys
+data = sys.stdin.buffer.read()
+for size in iter(lambda: data[:4], b""):
+    n = int.from_bytes(size, "big")
+    message, data = data[4 : 4 + n], data[4 + n :]
+    # In the name of a transport, so that the whole of the watched path runs.
+    space = {"__name__": "multiprocessing.fuzzed", "pickle": pickle, "message": message}
+    try:
+        exec("value = pickle.loads(message)", space)
+        print(repr(space["value"])[:200])
+    except BaseException as exc:
+        print(type(exc).__name__, str(exc)[:200], exc.__traceback__.tb_next.tb_next is None)
+"""
+
+harmless = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text | st.binary(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(text, inner),
+    max_leaves=10,
+)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> bytes:
+    """Pickles, whole, cut, and with a byte changed; none that could name a function to call."""
+    message = bytearray(pickle.dumps(draw(harmless), protocol=draw(st.integers(0, 5))))
+    for _ in range(draw(st.integers(0, 2))):
+        position = draw(st.integers(0, len(message) - 1))
+        # No opcode that reads a global, calls, or asks for gigabytes.
+        message[position] = draw(st.sampled_from(b"NK.]}()0aesubt\x85\x86\x88\x94"))
+    return bytes(message[: draw(st.integers(1, len(message)))])
+
+
+@given(st.lists(messages(), min_size=200, max_size=300))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_pickle_loads_or_fails_as_without_the_recorder(
+    tmp_path_factory, batch: list[bytes]
+) -> None:
+    evidence = ev.Evidence(tmp_path_factory.mktemp("evidence")).create()
+    data = b"".join(len(m).to_bytes(4, "big") + m for m in batch)
+    with_and_without = [
+        subprocess.run(
+            [sys.executable, "-c", LOADER], input=data, env=env, capture_output=True, check=True
+        ).stdout
+        for env in ({}, evidence.environ)
+    ]
+    assert with_and_without[0] == with_and_without[1]
+    assert len(batch) == len(with_and_without[0].splitlines())

@@ -1,0 +1,60 @@
+"""Make a wrapper that leaves no frame of its own in the traceback of what it wraps.
+
+The wrapper is a class. Its ``__new__`` does the work and always returns; a failure is raised again
+afterwards by ``__init__``, which is made of C functions only. A class is also no descriptor, hence
+does not become a method when it is an attribute of another class, and it pickles by reference.
+
+Only the standard library is imported, and as little of it as possible.
+"""
+
+from __future__ import annotations
+
+import _codecs
+import _functools  # type: ignore[import-not-found]
+import _operator
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def wrapper(real: Any, new: Callable[..., Any]) -> type:
+    """Return a class that stands for the function *real*.
+
+    Parameters
+    ----------
+    real
+        Gives the name under which the wrapper is known and pickled.
+    new
+        Its ``__new__``: does the call, and returns what it gave or `raise_later`.
+    """
+    name = real.__name__
+    return type(
+        name,
+        (),
+        {
+            "__new__": new,
+            "__module__": real.__module__,
+            "__qualname__": real.__qualname__,
+            "__doc__": real.__doc__,
+            "__slots__": (),
+        },
+    )
+
+
+def raise_later(cls: Any, exc: BaseException) -> Any:
+    """Return what ``__new__`` has to return for *exc* to be raised in its caller."""
+    # The first entry is the frame of __new__.
+    exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
+    failed = _failed.get(cls)
+    if failed is None:
+        throw = property(_operator.methodcaller("throw"))
+        slots = {"__init__": throw, "__slots__": ("throw",), "__qualname__": cls.__qualname__}
+        failed = _failed[cls] = type(cls.__name__, (cls,), slots)
+    instance: Any = object.__new__(failed)
+    instance.throw = _functools.partial(_codecs.lookup_error("strict"), exc)
+    return instance
+
+
+_failed: dict[Any, Any] = {}
