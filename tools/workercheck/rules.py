@@ -180,14 +180,23 @@ class _Judge:
         def same(s: ev.Submitted) -> bool:
             return executor is not None and _family(s.executor) == _family(executor)
 
-        tests: tuple[Callable[[ev.Submitted], bool], ...] = (
-            lambda s: named(s) and same(s),
-            named,
-            same,
-            lambda s: True,
+        # An executor that broke has no work from before left that could still fail.
+        broke = [
+            e.time
+            for e in _of(self.events, ev.PoolBroken)
+            if e.time <= moment and executor and _family(e.executor) == _family(executor)
+        ]
+        since = [s for s in before if broke and s.time > max(broke)]
+        tests: tuple[tuple[list[ev.Submitted], Callable[[ev.Submitted], bool]], ...] = (
+            (since, lambda s: named(s) and same(s)),
+            (since, same),
+            (before, lambda s: named(s) and same(s)),
+            (before, named),
+            (before, same),
+            (before, lambda s: True),
         )
-        for test in tests:
-            for submission in reversed(before):
+        for submissions, test in tests:
+            for submission in reversed(submissions):
                 if test(submission):
                     return submission
         return None
@@ -670,7 +679,10 @@ def _object(e: ev.LoadFailed) -> str | None:
     """Name what could not be loaded: ``__main__.sphere``, ``ghost_module.f``."""
     for pattern in _MISSING_NAME:
         if match := pattern.search(e.message):
-            return f"{match['module']}.{match['name']}"
+            found = f"{match['module']}.{match['name']}"
+            # A worker of loky runs a module of loky as __main__, and Python 3.13 names that.
+            sent = [n for n in e.globals if n.rsplit(".", 1)[-1] == match["name"]]
+            return sent[0] if sent and found not in sent else found
     if e.name and e.exception in ("ModuleNotFoundError", "ImportError"):
         inside = [name for name in e.globals if name.startswith(e.name + ".")]
         return inside[0] if inside else e.name
