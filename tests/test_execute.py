@@ -15,10 +15,8 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
-import yaml
 from conftest import Site, gate
-
-HERE = Path(__file__).parent
+from test_corpus import HEALTHY, runs_here
 
 
 def processes_below(folder: Path) -> list[psutil.Process]:
@@ -127,11 +125,7 @@ def outputs(html: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_page_shows_the_same_with_the_recorder_and_without(tmp_path: Path) -> None:
-    pages = []
-    for path in sorted((HERE / "healthy").glob("*.md")):
-        least = yaml.safe_load(path.read_text().split("---\n")[1]).get("needs_python", "3.11")
-        if sys.version_info >= tuple(map(int, least.split("."))):
-            pages.append(path)
+    pages = [path for path in HEALTHY if runs_here(path)]
     shown = {}
     for name, extension in (("watched", ', "workercheck"'), ("stock", "")):
         site = Site(tmp_path / name)

@@ -29,7 +29,7 @@ from workercheck.pages import RAISES_EXCEPTION, Cell, Page
 GRACE = 4.0
 """Seconds that a cell gets to fail by itself after a worker of its page has failed."""
 
-SETTLE = 8.0
+SETTLE = 15.0
 """Seconds that work still under way after the last cell gets to fail, before the kernel goes."""
 
 UNWATCHED_AFTER = 2.0
