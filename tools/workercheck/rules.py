@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses as dc
 import re
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from workercheck import evidence as ev
+from workercheck import wording
 from workercheck.evidence import Finding, FindingKind
 from workercheck.pages import RAISES_EXCEPTION, Page
 
@@ -43,28 +43,6 @@ _PARENT_SIDE = {
 _WORKER_MODULES = {"distributed.scheduler", "distributed.worker", "distributed.nanny"}
 """Modules that load what the page sends, though a local cluster has them in the page's process."""
 
-_MACHINERY = (
-    "builtins.",
-    "cloudpickle.",
-    "collections.",
-    "concurrent.",
-    "copyreg.",
-    "functools.",
-    "joblib.",
-    "loky.",
-    "multiprocessing.",
-    "types.",
-    "_pickle.",
-)
-"""Names that every message carries; what the reader sent has another one."""
-
-_LOOK = {
-    "future": "Ask for its result() or its exception().",
-    "result": "Ask for it with get().",
-    "task": "Await it; for a runner of adaptive, await runner.task.",
-    "process": "Read its exitcode after join(), or mend what it runs.",
-}
-
 _SHUTDOWN_NOISE = ("KeyboardInterrupt", "EOFError", "ConnectionResetError", "BrokenPipeError")
 """What a load raises when the process at the other end goes, as all do when a kernel ends."""
 
@@ -86,12 +64,12 @@ def judge(page: Page, events: Sequence[ev.Event]) -> list[Finding]:
 
 def not_executed(line: int, reason: str, hint: str) -> Finding:
     """Word the finding about a page, or a cell of one, that nobody ran."""
-    return Finding("not-executed", f"not executed: {_clean(reason)}", line, hint=hint)
+    return Finding("not-executed", f"not executed: {wording.clean(reason)}", line, hint=hint)
 
 
 def not_watched(reason: str, hint: str) -> Finding:
     """Word the finding about a page whose evidence is missing or cannot be trusted."""
-    return Finding("not-watched", f"not watched: {_clean(reason)}", 0, hint=hint)
+    return Finding("not-watched", f"not watched: {wording.clean(reason)}", 0, hint=hint)
 
 
 def has_failed(page: Page, events: Sequence[ev.Event]) -> bool:
@@ -102,13 +80,13 @@ def has_failed(page: Page, events: Sequence[ev.Event]) -> bool:
 def executors(events: Sequence[ev.Event]) -> list[str]:
     """Return the executors that the page handed work to, in order of first use."""
     handed = [e for e in _of(events, ev.Submitted) if e.cell is not None]
-    return list(dict.fromkeys(_public(e.executor) for e in handed))
+    return list(dict.fromkeys(wording.public(e.executor) for e in handed))
 
 
 def workers(events: Sequence[ev.Event]) -> int:
     """Count the processes that were started to work for the page."""
     hellos = {e.pid: e for e in _of(events, ev.Hello)}
-    return sum(_start_method(e, hellos) is not None for e in hellos.values())
+    return sum(wording.start_method(e) is not None for e in hellos.values())
 
 
 class _Judge:
@@ -139,7 +117,7 @@ class _Judge:
         found += self._absent(found)
         found += self._unwatched()
         found += self._leftovers()
-        return sorted(map(_presentable, found), key=lambda f: (f.line, f.kind))
+        return sorted(map(wording.presentable, found), key=lambda f: (f.line, f.kind))
 
     # --- places ---
 
@@ -178,13 +156,15 @@ class _Judge:
             return not names.isdisjoint(s.names)
 
         def same(s: ev.Submitted) -> bool:
-            return executor is not None and _family(s.executor) == _family(executor)
+            return executor is not None and wording.family(s.executor) == wording.family(executor)
 
         # An executor that broke has no work from before left that could still fail.
         broke = [
             e.time
             for e in _of(self.events, ev.PoolBroken)
-            if e.time <= moment and executor and _family(e.executor) == _family(executor)
+            if e.time <= moment
+            and executor
+            and wording.family(e.executor) == wording.family(executor)
         ]
         since = [s for s in before if broke and s.time > max(broke)]
         tests: tuple[tuple[list[ev.Submitted], Callable[[ev.Submitted], bool]], ...] = (
@@ -214,19 +194,19 @@ class _Judge:
             result = not functions.isdisjoint(_PARENT_SIDE) or (
                 e.pid == self.kernel and e.interpreter == 0 and modules.isdisjoint(_WORKER_MODULES)
             )
-            executor = _executor_from(e.stack)
-            thing = _object(e)
+            executor = wording.executor_from(e.stack)
+            thing = wording.object_of(e)
             names = [thing or "", *e.globals]
             submission = self._submission(e.time, executor, names)
             if submission is not None and executor in (None, "multiprocessing.Process"):
-                executor = _public(submission.executor)
+                executor = wording.public(submission.executor)
             cell = (
                 self._cell_of(submission.cell, submission.time)
                 if submission is not None
                 else self._cell_of(e.cell, e.time)
             )
             hello = self.hellos.get(e.pid)
-            method = _start_method(hello, self.hellos) if hello else None
+            method = wording.start_method(hello) if hello else None
             if e.interpreter:
                 method = None
             what = thing or "a message"
@@ -234,10 +214,14 @@ class _Judge:
             through = f" sent through {executor}" if executor else ""
             under = f" under {method}" if method not in (None, "loky") else ""
             if result:
-                message = f"the parent could not unpickle {what} ({_clean(error)}) that a worker"
+                message = (
+                    f"the parent could not unpickle {what} ({wording.clean(error)}) that a worker"
+                )
                 message += f" sent back through {executor}" if executor else " sent back"
             else:
-                message = f"a worker could not unpickle {what} ({_clean(error)}){through}{under}"
+                message = (
+                    f"a worker could not unpickle {what} ({wording.clean(error)}){through}{under}"
+                )
             found.append(
                 Finding(
                     "unpickle-result" if result else "unpickle-task",
@@ -246,9 +230,9 @@ class _Judge:
                     cell=cell,
                     expected=self._expects(cell),
                     exception=e.exception,
-                    process=_process(e, is_kernel=e.pid == self.kernel, method=method),
+                    process=wording.process(e, is_kernel=e.pid == self.kernel, method=method),
                     object=thing,
-                    hint=_hint(e, thing, result, executor),
+                    hint=wording.hint(e, thing, result, executor),
                 )
             )
         return found
@@ -265,7 +249,7 @@ class _Judge:
         for died in _of(self.events, ev.DiedLoading):
             if died.child in ended:
                 continue
-            thing = _reader_object(died.globals)
+            thing = wording.reader_object(died.globals)
             explained.add(died.child)
             found.append(
                 self._death(
@@ -300,7 +284,7 @@ class _Judge:
                 )
             )
         for gone in _of(self.events, ev.Exited):
-            is_worker = gone.target is not None and gone.target.startswith(_MACHINERY)
+            is_worker = gone.target is not None and gone.target.startswith(wording.MACHINERY)
             if (
                 gone.child in explained
                 or gone.time >= self.closing
@@ -341,9 +325,9 @@ class _Judge:
         else:
             cell = self._cell_at(moment)
         if exitcode is not None:
-            message += f" ({_exit(exitcode)})"
+            message += f" ({wording.end_of(exitcode)})"
         if executor:
-            message += f", sent through {_public(executor)}"
+            message += f", sent through {wording.public(executor)}"
         return Finding(
             "worker-died",
             message,
@@ -365,9 +349,10 @@ class _Judge:
                 continue
             cell = self.page.cells[e.cell]
             error = f"{e.exception}: {e.message}" if e.message else e.exception
-            if _is_broken(e) or any(_follows(e, failure) for failure in failures):
-                if failures:
-                    continue
+            follows = _is_broken(e) or any(_follows(e, failure) for failure in failures)
+            if follows and any(not failure.expected for failure in failures):
+                continue
+            if follows and not failures:
                 submission = self._submission(e.time, None, ())
                 where = self._cell_of(submission.cell, submission.time) if submission else e.cell
                 kind: FindingKind = "worker-died"
@@ -378,7 +363,7 @@ class _Judge:
                 found.append(
                     Finding(
                         kind,
-                        f"{message} ({_clean(error)})",
+                        f"{message} ({wording.clean(error)})",
                         self._line(where),
                         cell=where,
                         expected=self._expects(where),
@@ -393,7 +378,7 @@ class _Judge:
                 found.append(
                     Finding(
                         "cell-error",
-                        f"the cell failed ({_clean(error)})",
+                        f"the cell failed ({wording.clean(error)})",
                         cell.line,
                         cell=e.cell,
                         exception=e.exception,
@@ -435,7 +420,7 @@ class _Judge:
         return [
             Finding(
                 "kernel-died",
-                f"the kernel died ({_clean(e.message)})",
+                f"the kernel died ({wording.clean(e.message)})",
                 self._line(e.cell) or (self.page.cells[0].line if self.page.cells else 0),
                 cell=e.cell,
                 hint="Run the cell in a Python interpreter to see what ends it; install the "
@@ -453,7 +438,7 @@ class _Judge:
                 continue
             error = errors[index]
             instead = (
-                f"it failed with {_clean(error.exception)} instead"
+                f"it failed with {wording.clean(error.exception)} instead"
                 if error.exception
                 else "it passed"
             )
@@ -486,16 +471,16 @@ class _Judge:
                 continue
             cell = self._cell_of(e.cell, e.time)
             error = f"{name}: {e.message}" if name and e.message else name or e.message
-            own = _reader_object(e.names) or next(iter(e.names), None)
+            own = wording.reader_object(e.names) or next(iter(e.names), None)
             unseen.append(
                 Finding(
                     "unseen-failure",
-                    f"a {e.what} failed and nobody looked at it ({_clean(error)})",
+                    f"a {e.what} failed and nobody looked at it ({wording.clean(error)})",
                     self._line(cell),
                     cell=cell,
                     exception=e.exception,
                     object=own,
-                    hint=_LOOK.get(e.what),
+                    hint=wording.LOOK.get(e.what),
                 )
             )
         return _merge(unseen)
@@ -522,7 +507,8 @@ class _Judge:
                 found.append(
                     Finding(
                         "not-watched",
-                        f"a Python process started without the recorder: {_clean(e.command)}",
+                        "a Python process started without the recorder: "
+                        f"{wording.clean(e.command)}",
                         self._line(cell),
                         cell=cell,
                         process=f"process {e.child}",
@@ -539,7 +525,7 @@ class _Judge:
             found.append(
                 Finding(
                     "leftover-process",
-                    f"a process outlived the page and was ended: {_clean(e.command)}",
+                    f"a process outlived the page and was ended: {wording.clean(e.command)}",
                     self._line(cell),
                     cell=cell,
                     process=f"process {e.child}",
@@ -586,174 +572,5 @@ def _follows(error: ev.CellFinished, failure: Finding) -> bool:
     return (
         bool(error.message)
         and name == error.exception
-        and (_clean(error.message) in failure.message)
+        and (wording.clean(error.message) in failure.message)
     )
-
-
-def _start_method(hello: ev.Hello, hellos: dict[int, ev.Hello]) -> str | None:
-    """Return how a worker was started, None for a process that is no worker."""
-    words = " ".join(hello.argv)
-    if "resource_tracker" in words:
-        return None
-    if hello.forked:
-        return "forkserver" if "multiprocessing.forkserver" in words else "fork"
-    if "multiprocessing.spawn" in words or "--multiprocessing-fork" in words:
-        return "spawn"
-    if "popen_loky_posix" in words:
-        return "loky"
-    return None
-
-
-def _process(e: ev.LoadFailed, *, is_kernel: bool, method: str | None) -> str:
-    if e.interpreter:
-        return f"interpreter {e.interpreter} of process {e.pid}"
-    return f"{'kernel' if is_kernel else 'worker'} {e.pid}" + (f" ({method})" if method else "")
-
-
-def _executor_from(stack: Sequence[Sequence[str]]) -> str | None:
-    """Name the executor whose code was loading the message."""
-    modules = [module for module, _ in stack]
-    for prefix, name in (
-        ("joblib.externals.loky", "joblib"),
-        ("loky", "loky"),
-        ("concurrent.futures.process", "concurrent.futures.ProcessPoolExecutor"),
-        ("concurrent.futures.interpreter", "concurrent.futures.InterpreterPoolExecutor"),
-        ("concurrent.interpreters", "concurrent.interpreters"),
-        ("multiprocessing.pool", "multiprocessing.Pool"),
-        ("multiprocessing.managers", "multiprocessing.Manager"),
-        ("distributed", "dask.distributed"),
-        ("ipyparallel", "ipyparallel"),
-        ("mpi4py", "mpi4py.futures"),
-        ("multiprocessing.spawn", "multiprocessing.Process"),
-        ("multiprocessing.forkserver", "multiprocessing.Process"),
-    ):
-        if any(module == prefix or module.startswith(prefix + ".") for module in modules):
-            return name
-    if any(function == "main" and module == "__main__" for module, function in stack):
-        return "loky"
-    return None
-
-
-def _public(executor: str) -> str:
-    """Return the name under which a reader knows an executor."""
-    family = _family(executor)
-    return {
-        "process": "concurrent.futures.ProcessPoolExecutor",
-        "interpreter": "concurrent.futures.InterpreterPoolExecutor",
-        "pool": "multiprocessing.Pool",
-        "mp-process": "multiprocessing.Process",
-        "dask": "dask.distributed",
-    }.get(family, family)
-
-
-def _family(executor: str) -> str:
-    """Return what the names of one executor, its class and its modules, have in common."""
-    for part, family in (
-        ("joblib", "joblib"),
-        ("loky", "loky"),
-        ("concurrent.futures.process", "process"),
-        ("ProcessPoolExecutor", "process"),
-        ("InterpreterPoolExecutor", "interpreter"),
-        ("concurrent.futures.interpreter", "interpreter"),
-        ("multiprocessing.pool", "pool"),
-        ("multiprocessing.Pool", "pool"),
-        ("multiprocessing.Process", "mp-process"),
-        ("distributed", "dask"),
-        ("ipyparallel", "ipyparallel"),
-        ("mpi4py", "mpi4py.futures"),
-    ):
-        if part in executor:
-            return family
-    return executor
-
-
-_MISSING_NAME = (
-    re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'"),
-    re.compile(r"Can't get attribute '(?P<name>[^']+)' on <module '(?P<module>[^']+)'"),
-    re.compile(r"Can't (?:get|resolve)\D*'(?P<name>[^']+)' on <?module '(?P<module>[^']+)'"),
-)
-_CONSTRUCTOR = re.compile(r"(?P<name>[A-Za-z_][\w.]*)\.__(?:init|new)__\(\)")
-
-
-def _object(e: ev.LoadFailed) -> str | None:
-    """Name what could not be loaded: ``__main__.sphere``, ``ghost_module.f``."""
-    for pattern in _MISSING_NAME:
-        if match := pattern.search(e.message):
-            found = f"{match['module']}.{match['name']}"
-            # A worker of loky runs a module of loky as __main__, and Python 3.13 names that.
-            sent = [n for n in e.globals if n.rsplit(".", 1)[-1] == match["name"]]
-            return sent[0] if sent and found not in sent else found
-    if e.name and e.exception in ("ModuleNotFoundError", "ImportError"):
-        inside = [name for name in e.globals if name.startswith(e.name + ".")]
-        return inside[0] if inside else e.name
-    if e.raised_in and not e.raised_in.startswith(_MACHINERY):
-        # The method of a class that the message names, or a function of the reader's.
-        owners = [name for name in e.globals if e.raised_in.startswith(name + ".")]
-        return owners[0] if owners else e.raised_in
-    if match := _CONSTRUCTOR.match(e.message):
-        named = [name for name in e.globals if name.endswith("." + match["name"])]
-        # A class that came by value is the page's own.
-        return named[0] if named else f"__main__.{match['name']}"
-    return _reader_object(e.globals) or e.raised_in
-
-
-def _reader_object(names: Sequence[str]) -> str | None:
-    """Choose, among the names in a message, the one the reader knows."""
-    own = [name for name in names if not name.startswith(_MACHINERY)]
-    main = [name for name in own if name.startswith("__main__.")]
-    return next(iter(main or own), None)
-
-
-def _hint(e: ev.LoadFailed, thing: str | None, result: bool, executor: str | None) -> str:
-    name = (thing or "it").rsplit(".", 1)[-1]
-    if result:
-        return (
-            f"Return plain data, or mend how {name} is pickled: an exception with an __init__ of "
-            "its own needs a __reduce__, a class has to be importable in both processes."
-        )
-    if e.exception == "ModuleNotFoundError":
-        return (
-            f"Install {e.name} where the workers run, or put it on their path: workers get "
-            "sys.path as it was when their pool was made, loky's only PYTHONPATH."
-        )
-    if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
-        if executor is not None and _family(executor) == "process":
-            return (
-                "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
-                f"value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
-            )
-        return (
-            f"Move {name} into a module that both processes can import, or hand the work to loky, "
-            "which pickles it by value."
-        )
-    if e.exception == "AttributeError":
-        return "Make the module that the worker imports the one that the page has."
-    return f"Loading {name} raises: mend its __setstate__ or __reduce__, or send plain data."
-
-
-def _exit(exitcode: int) -> str:
-    if exitcode < 0:
-        try:
-            return f"killed by {signal.Signals(-exitcode).name}"
-        except ValueError:
-            return f"killed by signal {-exitcode}"
-    return f"exit code {exitcode}"
-
-
-def _presentable(finding: Finding) -> Finding:
-    """Return the finding without anything that a terminal or a report would act on."""
-    return dc.replace(
-        finding,
-        message=_clean(finding.message, 1500),
-        exception=_clean(finding.exception) if finding.exception else None,
-        process=_clean(finding.process) if finding.process else None,
-        object=_clean(finding.object) if finding.object else None,
-        hint=_clean(finding.hint, 1000) if finding.hint else None,
-    )
-
-
-def _clean(text: str, limit: int = 300) -> str:
-    """Return text on one line, without control characters, cut to *limit* characters."""
-    text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
