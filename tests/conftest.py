@@ -94,6 +94,22 @@ def gate(outdir: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many pages of the corpus were judged rightly, executor by executor."""
+    counts: dict[str, dict[str, int]] = {}
+    for outcome in ("passed", "failed"):
+        for test in terminalreporter.stats.get(outcome, ()):
+            for name, executor in getattr(test, "user_properties", ()):
+                if name == "executor" and test.when == "call":
+                    row = counts.setdefault(executor, {"passed": 0, "failed": 0})
+                    row[outcome] += 1
+    if counts:
+        terminalreporter.section("corpus: pages judged rightly")
+        for executor, row in sorted(counts.items()):
+            total = row["passed"] + row["failed"]
+            terminalreporter.write_line(f"{executor:24} {row['passed']:3} of {total}")
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     """An empty site."""

@@ -30,6 +30,29 @@ def runs_here(path: Path) -> bool:
     return here in SpecifierSet(front_matter(path).get("python", ""))
 
 
+EXECUTORS = (
+    ("adaptive", "adaptive"),
+    ("asyncio", "asyncio"),
+    ("dask", "dask.distributed"),
+    ("interpreter-pool", "InterpreterPoolExecutor"),
+    ("ipyparallel", "ipyparallel"),
+    ("joblib", "joblib"),
+    ("loky", "loky"),
+    ("manager", "Manager"),
+    ("multiprocess", "multiprocess"),
+    ("process-pool", "ProcessPoolExecutor"),
+    ("pool", "Pool"),
+    ("process", "Process"),
+    ("queue", "Queue"),
+    ("thread-pool", "ThreadPoolExecutor"),
+)
+
+
+def executor(path: Path) -> str:
+    """The executor that a page of the corpus is about, by the beginning of its name."""
+    return next((name for prefix, name in EXECUTORS if path.stem.startswith(prefix)), "others")
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """All pages in one build, as a project would have them."""
@@ -46,7 +69,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", FAULTS, ids=[path.stem for path in FAULTS])
-def test_fault_is_found(built: Build, path: Path) -> None:
+def test_fault_is_found(built: Build, path: Path, record_property) -> None:
+    record_property("executor", executor(path))
     if not runs_here(path):
         pytest.skip("not on this Python")
     page = built.page(f"faults/{path.stem}")
@@ -62,7 +86,8 @@ def test_fault_is_found(built: Build, path: Path) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", HEALTHY, ids=[path.stem for path in HEALTHY])
-def test_healthy_page_is_not_accused(built: Build, path: Path) -> None:
+def test_healthy_page_is_not_accused(built: Build, path: Path, record_property) -> None:
+    record_property("executor", executor(path))
     if not runs_here(path):
         pytest.skip("not on this Python")
     page = built.page(f"healthy/{path.stem}")

@@ -466,7 +466,12 @@ class _Judge:
             if name == "ShutdownExecutorError":  # dropped by the page's own shutdown
                 continue
             if e.child in loads or (
-                failed_in_worker and (name in _BROKEN or _LOADING.search(e.message))
+                failed_in_worker
+                and (
+                    name in _BROKEN
+                    or any(f"{broken}: " in e.message for broken in _BROKEN)
+                    or _LOADING.search(e.message)
+                )
             ):
                 continue
             cell = self._cell_of(e.cell, e.time)
