@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from workercheck import _recorder
+from workercheck import _failure, _recorder
 from workercheck import evidence as ev
 
 
@@ -137,7 +137,7 @@ def test_death_during_a_load_leaves_its_mark(evidence: ev.Evidence) -> None:
     (flight,) = evidence.folder.glob("flight-*")
     data = flight.read_bytes()
     assert 1 == data[0]
-    names = _recorder.names_in(data[_recorder.FLIGHT_HEADER :], pickletools.genops)
+    names = _failure.names_in(data[_recorder.FLIGHT_HEADER :], pickletools.genops)
     assert ["os._exit"] == list(names)
 
 
@@ -156,12 +156,12 @@ def test_evidence_that_cannot_be_written_is_noticed(evidence: ev.Evidence) -> No
 def test_names_in_a_message() -> None:
     message = pickle.dumps([pathlib_path := Path("x"), ValueError("y")])
     del pathlib_path
-    names = list(_recorder.names_in(message, pickletools.genops))
+    names = list(_failure.names_in(message, pickletools.genops))
     assert "builtins.ValueError" in names
     assert any(name.endswith("Path") for name in names)
     # Cut anywhere, it is read as far as it goes.
     assert all(
-        set(_recorder.names_in(message[:end], pickletools.genops)) <= set(names)
+        set(_failure.names_in(message[:end], pickletools.genops)) <= set(names)
         for end in range(len(message))
     )
 

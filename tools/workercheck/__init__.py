@@ -4,8 +4,6 @@ Add ``"workercheck"`` to ``extensions`` in ``conf.py``. Nothing is imported here
 needed: the interpreter of every kernel and worker passes through this file when it starts.
 """
 
-from __future__ import annotations
-
 import os
 
 TYPE_CHECKING = False
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def setup(app: Sphinx) -> ExtensionMetadata:
+def setup(app: "Sphinx") -> "ExtensionMetadata":
     """Register the extension with Sphinx."""
     from workercheck import sphinx_ext
 

@@ -4,9 +4,8 @@ Only the standard library is imported, and as little of it as possible: this run
 of every interpreter of a watched page. Nothing here may raise.
 """
 
-from __future__ import annotations
-
 import os
+import sys
 import time
 
 try:
@@ -14,7 +13,9 @@ try:
 except ImportError:
     from json.encoder import py_encode_basestring_ascii as _quote
 
-TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+# Importing typing would cost each interpreter a millisecond, __future__ a tenth of one: hence
+# the quotes around the annotations.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
@@ -45,7 +46,7 @@ folder = ""
 """Where this process writes, empty while it is not watched."""
 
 
-def write(event: str, **fields: Any) -> None:
+def write(event: str, **fields: "Any") -> None:
     """Append one event: one line, one write, so that lines of several processes never mix."""
     try:
         fields = {"event": event, "pid": os.getpid(), "time": time.time(), **fields}
@@ -66,7 +67,7 @@ def write(event: str, **fields: Any) -> None:
             pass
 
 
-def _dumps(value: Any) -> str:
+def _dumps(value: "Any") -> str:
     """Return JSON; importing `json` would take longer than all the rest at a process's start."""
     if isinstance(value, str):
         return _quote(value)
@@ -84,7 +85,20 @@ def text(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def is_page(frame: FrameType | None) -> bool:
+def cell() -> "str | None":
+    """Return the message id of the cell on whose behalf this code runs, None outside a kernel.
+
+    ipykernel keeps it in a context variable: a task of `asyncio` still knows the cell that
+    created it when it runs during a later one.
+    """
+    try:
+        app = sys.modules["ipykernel.kernelapp"].IPKernelApp
+        return str(app.instance().kernel.get_parent("shell")["header"]["msg_id"])
+    except Exception:
+        return None
+
+
+def is_page(frame: "FrameType | None") -> bool:
     """Tell whether the code of the page, or a module of its own, is behind this frame.
 
     The frames of executors are passed over: ``Executor.map`` calls ``submit`` for its caller.
@@ -97,7 +111,7 @@ def is_page(frame: FrameType | None) -> bool:
     return "site-packages" not in file and not file.startswith((os.path.dirname(os.__file__), "<"))
 
 
-def message_of(exc: BaseException) -> str:
+def message_of(exc: "BaseException") -> str:
     """Return what an exception says, cut; some cannot even be shown."""
     try:
         return text(str(exc))[:_MESSAGE_LIMIT]
@@ -105,10 +119,26 @@ def message_of(exc: BaseException) -> str:
         return "<its message cannot be shown>"
 
 
-def qualified(thing: object) -> str | None:
+def qualified(thing: object) -> "str | None":
     """Return ``module.qualname`` of a function or a class, None for what has no name."""
     module = getattr(thing, "__module__", None)
     name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
     if type(module) is not str or type(name) is not str:
         return None
     return text(name if module == "builtins" else module + "." + name)[:300]
+
+
+def write_bare_failure(exc: "BaseException") -> None:
+    """Write that a load failed where nothing more can be said about it."""
+    write(
+        "load-failed",
+        stack=[],
+        interpreter=0,
+        exception=type(exc).__name__,
+        message="",
+        name=None,
+        globals=[],
+        raised_in=None,
+        traceback="",
+        cell=None,
+    )

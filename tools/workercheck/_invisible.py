@@ -7,8 +7,6 @@ does not become a method when it is an attribute of another class, and it pickle
 Only the standard library is imported, and as little of it as possible.
 """
 
-from __future__ import annotations
-
 import _codecs
 import _functools  # type: ignore[import-not-found]
 import _operator
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def wrapper(real: Any, new: Callable[..., Any]) -> type:
+def wrapper(real: "Any", new: "Callable[..., Any]") -> type:
     """Return a class that stands for the function *real*.
 
     Parameters
@@ -43,7 +41,7 @@ def wrapper(real: Any, new: Callable[..., Any]) -> type:
     )
 
 
-def raise_later(cls: Any, exc: BaseException) -> Any:
+def raise_later(cls: "Any", exc: "BaseException") -> "Any":
     """Return what ``__new__`` has to return for *exc* to be raised in its caller."""
     # The first entry is the frame of __new__.
     exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
@@ -57,4 +55,4 @@ def raise_later(cls: Any, exc: BaseException) -> Any:
     return instance
 
 
-_failed: dict[Any, Any] = {}
+_failed: "dict[Any, Any]" = {}

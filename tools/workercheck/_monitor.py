@@ -57,7 +57,7 @@ def start() -> None:
     monitoring.register_callback(_tool, monitoring.events.PY_START, _started)
     monitoring.register_callback(_tool, monitoring.events.PY_RETURN, _returned)
     _observe(loaded.__code__, "return", lambda _frame, module: _arrived(module))
-    for module in [sys.modules[name] for name in _wanted if name in sys.modules]:
+    for module in [sys.modules[n] for n in (*_wanted, *_arrivals) if n in sys.modules]:
         _arrived(module)
 
 

@@ -8,8 +8,6 @@ Only the standard library is imported, and as little of it as possible. Nothing 
 
 from __future__ import annotations
 
-import sys
-
 from workercheck import _events, _monitor
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -86,19 +84,6 @@ def is_busy() -> bool:
     return any(_has_work(reference()) for reference in _owners)
 
 
-def cell() -> str | None:
-    """Return the message id of the cell on whose behalf this code runs, None outside a kernel.
-
-    ipykernel keeps it in a context variable: a task of `asyncio` still knows the cell that
-    created it when it runs during a later one.
-    """
-    try:
-        app = sys.modules["ipykernel.kernelapp"].IPKernelApp
-        return str(app.instance().kernel.get_parent("shell")["header"]["msg_id"])
-    except Exception:
-        return None
-
-
 def names_of(function: Any, arguments: tuple[Any, ...] = (), depth: int = 3) -> list[str]:
     """Name a function, those that it wraps, and those among its arguments."""
     names = [_events.qualified(function) or _events.qualified(type(function)) or ""]
@@ -123,7 +108,7 @@ def _submit(argument: str) -> _monitor.Handler:
         owner = frame.f_locals["self"]
         function = frame.f_locals.get(argument)
         names = names_of(function, frame.f_locals.get("args") or ()) if function else []
-        key = (cell(), _events.qualified(type(owner)) or "", *names)
+        key = (_events.cell(), _events.qualified(type(owner)) or "", *names)
         if key not in _submitted:
             _submitted.add(key)
             _remember(owner)
@@ -161,7 +146,7 @@ def _process_start(frame: FrameType, _: Any) -> None:
         "submitted",
         executor="multiprocessing.Process",
         names=names_of(target or type(process), getattr(process, "_args", ()))[:12],
-        cell=cell(),
+        cell=_events.cell(),
     )
 
 

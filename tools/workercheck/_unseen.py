@@ -126,7 +126,7 @@ def _made(argument: str) -> _monitor.Handler:
     """Make the handler for a method that returns the future of the function in *argument*."""
 
     def made(frame: FrameType, future: Any) -> None:
-        cell = _observer.cell()
+        cell = _events.cell()
         # What a library hands to an executor, it has to look at itself.
         if cell is not None and future is not None and _events.is_page(frame.f_back):
             if len(_born) >= _LIMIT:
@@ -170,7 +170,7 @@ def _fail(kind: str, thing: Any, error: Any) -> None:
 def _task_made(_frame: FrameType, task: Any) -> None:
     import weakref
 
-    cell = _observer.cell()
+    cell = _events.cell()
     coroutine = task.get_coro()
     module = coroutine.cr_frame.f_globals.get("__name__", "")
     if cell is not None and not module.startswith(_HOUSEKEEPING):
@@ -191,7 +191,7 @@ def _never_retrieved(frame: FrameType, _: Any) -> None:
 
 def _process_made(frame: FrameType, _: Any) -> None:
     process: Any = frame.f_locals["self"]
-    cell = _observer.cell()
+    cell = _events.cell()
     target = _observer.target_of(process)
     if cell is not None and not (target or "").startswith(_events.TRANSPORTS):
         _processes[id(process)] = (process, cell, [target or ""])

@@ -22,7 +22,7 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from workercheck import _recorder
+from workercheck import _failure, _recorder
 from workercheck import evidence as ev
 from workercheck.pages import RAISES_EXCEPTION, Cell, Page
 
@@ -329,8 +329,8 @@ class _PageRun:
     async def _settle(self, client: NotebookClient) -> None:
         """Give the work of the last cells a moment to fail where it can be seen."""
         assert client.kc is not None
-        recorder = "__import__('workercheck._recorder', fromlist=['closing'])"
-        client.kc.execute(f"await {recorder}.closing({SETTLE})", silent=True, store_history=False)
+        closing = "__import__('workercheck._closing', fromlist=['finish'])"
+        client.kc.execute(f"await {closing}.finish({SETTLE})", silent=True, store_history=False)
         deadline = time.monotonic() + SETTLE + 5.0
         while time.monotonic() < deadline and not any(
             isinstance(e, ev.Modules | ev.Damaged) for e in self.evidence.read()
@@ -388,7 +388,7 @@ class _PageRun:
                 continue
             pid = int(path.name.split("-")[1])
             if flight[:1] == b"\x01" and not _is_alive(pid):
-                names = _recorder.names_in(flight[_recorder.FLIGHT_HEADER :], pickletools.genops)
+                names = _failure.names_in(flight[_recorder.FLIGHT_HEADER :], pickletools.genops)
                 self.evidence.append(ev.DiedLoading, child=pid, globals=list(names))
 
 
