@@ -57,8 +57,11 @@ def start() -> None:
     monitoring.register_callback(_tool, monitoring.events.PY_START, _started)
     monitoring.register_callback(_tool, monitoring.events.PY_RETURN, _returned)
     _observe(loaded.__code__, "return", lambda _frame, module: _arrived(module))
-    for module in [sys.modules[n] for n in (*_wanted, *_arrivals) if n in sys.modules]:
-        _arrived(module)
+    for name in (*_wanted, *_arrivals):
+        module = sys.modules.get(name)
+        # One that is still being imported has not all its functions yet, and arrives later.
+        if module is not None and not getattr(module.__spec__, "_initializing", False):
+            _arrived(module)
 
 
 def _observe(code: CodeType, moment: str, handler: Handler) -> None:

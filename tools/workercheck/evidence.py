@@ -257,14 +257,16 @@ class Damaged(Event):
     reason: str
 
 
-_TYPES: dict[str, type[Event]] = {cls.event: cls for cls in Event.__subclasses__()}
+# With slots, dataclass makes each class anew; the last of a name is the one that stayed.
+EVENT_TYPES: dict[str, type[Event]] = {cls.event: cls for cls in Event.__subclasses__()}
+"""The classes of events, by name."""
 
 
 def parse(line: str) -> Event:
     """Read one event; what is no event becomes `Damaged`, never an exception."""
     try:
         fields: dict[str, Any] = json.loads(line)
-        cls = _TYPES[fields.pop("event")]
+        cls = EVENT_TYPES[fields.pop("event")]
         wanted = {field.name for field in dc.fields(cls)}
         if wanted != set(fields):
             raise ValueError(f"fields {sorted(wanted ^ set(fields))}")
