@@ -45,6 +45,9 @@ _MESSAGE_LIMIT = 4_000
 folder = ""
 """Where this process writes, empty while it is not watched."""
 
+forked = False
+"""Whether this process began as a copy of another."""
+
 
 def write(event: str, **fields: "Any") -> None:
     """Append one event: one line, one write, so that lines of several processes never mix."""
@@ -91,6 +94,8 @@ def cell() -> "str | None":
     ipykernel keeps it in a context variable: a task of `asyncio` still knows the cell that
     created it when it runs during a later one.
     """
+    if forked:  # it has a copy of the kernel, as it was then
+        return None
     try:
         app = sys.modules["ipykernel.kernelapp"].IPKernelApp
         return str(app.instance().kernel.get_parent("shell")["header"]["msg_id"])

@@ -8,6 +8,8 @@ Only the standard library is imported, and as little of it as possible. Nothing 
 
 from __future__ import annotations
 
+import sys
+
 from workercheck import _events, _monitor
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -63,6 +65,13 @@ def start() -> None:
                     ),
                 ],
                 f"{package}.process": [("BaseProcess.start", "start", _process_start)],
+                f"{package}.queues": [
+                    ("Queue.put", "start", _sent("multiprocessing.Queue")),
+                    ("SimpleQueue.put", "start", _sent("multiprocessing.Queue")),
+                ],
+                f"{package}.managers": [
+                    ("BaseProxy._callmethod", "start", _sent("multiprocessing.Manager"))
+                ],
                 f"{package}.popen_fork": [
                     ("Popen.poll", "return", _exited),
                     ("Popen._send_signal", "start", _signalled("self")),
@@ -87,9 +96,13 @@ def is_busy() -> bool:
 def names_of(function: Any, arguments: tuple[Any, ...] = (), depth: int = 3) -> list[str]:
     """Name a function, those that it wraps, and those among its arguments."""
     names = [_events.qualified(function) or _events.qualified(type(function)) or ""]
-    inner = [getattr(function, "func", None), getattr(function, "__wrapped__", None)]
-    if hasattr(function, "func"):
-        inner += (getattr(function, "args", None) or ())[:6]
+    inner: list[Any] = []
+    # Only what is known to be plain is looked into: an object of the page may run code when asked
+    # for an attribute.
+    if type(function) is getattr(sys.modules.get("functools"), "partial", None):
+        inner = [function.func, *function.args[:6]]
+    elif type(function).__name__ in ("function", "_lru_cache_wrapper"):
+        inner = [function.__dict__.get("__wrapped__")]
     for thing in [*inner, *arguments[:6]]:
         if depth and callable(thing):
             names += names_of(thing, (), depth - 1)
@@ -129,6 +142,22 @@ def _pool_submit(argument: str) -> _monitor.Handler:
             _submit(argument)(frame, value)
 
     return submit
+
+
+def _sent(executor: str) -> _monitor.Handler:
+    """Make the handler for a method with which the page itself sends an object."""
+
+    def sent(frame: FrameType, _: Any) -> None:
+        here = _events.cell()
+        if here is not None and _events.is_page(frame.f_back):
+            things = (frame.f_locals.get("obj"), *(frame.f_locals.get("args") or ()))
+            names = [name for thing in things[:6] for name in names_of(type(thing), (thing,), 1)]
+            key = (here, executor, *names)
+            if key not in _submitted:
+                _submitted.add(key)
+                _events.write("submitted", executor=executor, names=names[:12], cell=here)
+
+    return sent
 
 
 def _process_start(frame: FrameType, _: Any) -> None:

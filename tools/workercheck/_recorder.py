@@ -91,6 +91,7 @@ def _hello(*, forked: bool) -> None:
 def _after_fork() -> None:
     global _flight
     _flight = None
+    _events.forked = True
     for name in ("_observer", "_unseen"):
         module = sys.modules.get("workercheck." + name)
         if module is not None:

@@ -8,8 +8,10 @@ them; what they mean is decided in `workercheck.rules`.
 from __future__ import annotations
 
 import dataclasses as dc
+import errno
 import json
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -329,6 +331,8 @@ class Evidence:
         Evidence that was lost, or that the page has tampered with, shows as `Damaged`.
         """
         try:
+            if not stat.S_ISREG(self.file.lstat().st_mode):  # /dev/full has no end
+                raise OSError(errno.EINVAL, "no regular file any more")
             text = self.file.read_text(encoding="utf-8", errors="backslashreplace")
         except OSError as exc:
             text = ""
