@@ -1,14 +1,13 @@
 """Record, inside a kernel and its workers, every message that could not be unpickled.
 
 ``workercheck.pth`` starts this module in each interpreter of a watched page, before anything
-imports `pickle`. It replaces ``_pickle.load`` and ``_pickle.loads``, so whatever binds them
-later (`multiprocessing`, loky, joblib, distributed, …) is watched.
+imports `pickle`. As soon as ``_pickle`` is there, its ``load`` and ``loads`` are replaced, so
+whatever binds them later (`multiprocessing`, loky, joblib, distributed, …) is watched.
 
 Only the standard library is imported, and as little of it as possible: this runs at the start
 of every interpreter. Nothing here may raise, print, or leave a frame in a traceback.
 """
 
-import _pickle
 import os
 import sys
 import time
@@ -34,8 +33,6 @@ def start() -> None:
     _events.folder = os.environ.get(_events.ENV, "")
     if not _events.folder:
         return
-    _pickle.load = watched(_pickle.load)
-    _pickle.loads = watched(_pickle.loads)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)
     _hello(forked=False)
@@ -43,19 +40,24 @@ def start() -> None:
 
 
 def _observe() -> None:
-    """Wait for the first module that carries work, and only then bring what observes them."""
+    """Wait for what is watched to be imported: importing it here would cost more than all else."""
     monitoring: Any = getattr(sys, "monitoring", None)
+    tools = (4, 3, 1) if monitoring is not None else ()
+    tool = next((tool for tool in tools if monitoring.get_tool(tool) is None), None)
+    if tool is None or "_pickle" in sys.modules:
+        _watch_pickle_now()
     if monitoring is None:
         _bring_observers()
-        return
-    tool = next((tool for tool in (4, 3, 1) if monitoring.get_tool(tool) is None), None)
     if tool is None:
         return
     code = sys.modules["_frozen_importlib"]._load_unlocked.__code__
     event = monitoring.events.PY_RETURN
 
     def arrived(_code: "CodeType", _offset: int, module: "Any") -> None:
-        if getattr(module, "__name__", "").startswith(_OBSERVED):
+        name = getattr(module, "__name__", "")
+        if name == "_pickle":
+            _watch_pickle(module)
+        elif name.startswith(_OBSERVED):
             monitoring.set_local_events(tool, code, 0)
             monitoring.free_tool_id(tool)
             _bring_observers()
@@ -69,12 +71,13 @@ def _bring_observers() -> None:
     try:
         from workercheck import _monitor, _observer, _unseen
 
+        _monitor.on_arrival("_pickle", _watch_pickle)
         _monitor.on_arrival("dill._dill", _watch_dill)
         _observer.start()
         _unseen.start()
         _monitor.start()
-    except Exception:  # as when sys.path is gone: loads are still watched
-        pass
+    except Exception:  # the loads are what matters most
+        _watch_pickle_now()
 
 
 def _hello(*, forked: bool) -> None:
@@ -159,6 +162,20 @@ _OBSERVED = (*_events.TRANSPORTS, "asyncio.", "dill.")
 
 _getframe = sys._getframe
 _BUFFERS = (bytes, memoryview)
+_Builtin = type(len)
+
+
+def _watch_pickle_now() -> None:
+    import _pickle
+
+    _watch_pickle(_pickle)
+
+
+def _watch_pickle(module: "Any") -> None:
+    """Watch the loads of `pickle`, which binds them next."""
+    for name in ("load", "loads"):
+        if isinstance(getattr(module, name), _Builtin):
+            setattr(module, name, watched(getattr(module, name)))
 
 
 def _watch_dill(dill: "Any") -> None:
