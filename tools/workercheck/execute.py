@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,28 +97,30 @@ async def _run_all(
         async with slots:
             finished(await _run(page, has_failed))
 
-    with _terminate_as_interrupt():
+    terminated = False
+    this = asyncio.current_task()
+    assert this is not None
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        this.cancel()
+
+    loop = asyncio.get_running_loop()
+    # Not on Windows, nor outside the main thread, which has handlers of its own.
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
         async with asyncio.TaskGroup() as group:
             for page in pages:
                 group.create_task(one(page))
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the build as Ctrl-C does: through every ``finally``."""
-
-    def interrupt(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: whoever is there has its own handlers
-        yield
-        return
-    try:
-        yield
+    except asyncio.CancelledError:
+        if terminated:  # as Ctrl-C does, through every ``finally``
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def _run(page: Page, has_failed: Callable[[Page, list[ev.Event]], bool]) -> Run:
