@@ -334,13 +334,14 @@ class _PageRun:
         closing = "__import__('workercheck._closing', fromlist=['finish'])"
         client.kc.execute(f"await {closing}.finish({SETTLE})", silent=True, store_history=False)
         deadline = time.monotonic() + SETTLE + 5.0
-        while time.monotonic() < deadline and not any(
-            isinstance(e, ev.Modules | ev.Damaged) for e in self.evidence.read()
-        ):
-            await asyncio.sleep(0.05)
-            if self.has_failed(self.page, self.evidence.read()):
+        while time.monotonic() < deadline:
+            events = self.evidence.read()
+            if any(isinstance(e, ev.Modules | ev.Damaged) for e in events):
+                break
+            if self.has_failed(self.page, events):
                 self.in_a_hurry = True
                 return
+            await asyncio.sleep(0.05)
         self._find_unwatched(client)
         if set(self.suspects) - {e.pid for e in self.evidence.read() if isinstance(e, ev.Hello)}:
             await asyncio.sleep(UNWATCHED_AFTER)

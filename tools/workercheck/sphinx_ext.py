@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import fnmatch
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from myst_parser.config.main import MdParserConfig
 from sphinx.util import logging
 
 from workercheck import __version__, gate, pages, report, rules
+from workercheck import evidence as ev
 from workercheck.cache import PageCache, environment
 from workercheck.execute import Run, run_pages
 from workercheck.pages import Page
@@ -105,15 +107,10 @@ class Check:
             if page.why_not_executed is not None:
                 self._leave_alone(app, env, page, reported)
             elif cached := self.cache.load(page):
-                events, seconds = cached
-                reported.findings = rules.judge(page, events)
+                _judge(reported, page, *cached)
+                reported.cached = True
                 if reported.unexpected:
                     to_run.append(page)
-                    continue
-                reported.executed = reported.cached = True
-                reported.seconds = seconds
-                reported.executors = rules.executors(events)
-                reported.workers = rules.workers(events)
             else:
                 to_run.append(page)
         if to_run:
@@ -171,11 +168,8 @@ class Check:
             done += 1
             self.cache.store(run)
             reported = env.workercheck_pages[run.page.docname]
-            reported.executed = True
-            reported.seconds = run.seconds
-            reported.executors = rules.executors(run.events)
-            reported.workers = rules.workers(run.events)
-            reported.findings = rules.judge(run.page, run.events)
+            _judge(reported, run.page, run.events, run.seconds)
+            reported.cached = False
             LOGGER.info(
                 "workercheck: [%d/%d] %s  %.1f s  %s",
                 done,
@@ -243,7 +237,7 @@ class Check:
             LOGGER.info("%s", report.text(found))
 
     def _report(self, app: Sphinx, env: _Environment) -> Report:
-        reported = {docname: page for docname, page in env.workercheck_pages.items()}
+        reported = dict(env.workercheck_pages)
         for docname, lines in env.workercheck_strays.items():
             page = reported.get(docname) or PageReport(
                 docname, _source(app, Path(env.doc2path(docname))), executed=False
@@ -257,16 +251,7 @@ class Check:
                 )
                 for line in lines
             ]
-            reported[docname] = PageReport(
-                docname,
-                page.source,
-                page.executed,
-                page.cached,
-                page.seconds,
-                page.executors,
-                page.workers,
-                [*page.findings, *strays],
-            )
+            reported[docname] = dc.replace(page, findings=[*page.findings, *strays])
         outdir = Path(app.outdir)
         output = getattr(app.builder, "get_output_path", None) or getattr(
             app.builder, "get_outfilename", None
@@ -282,6 +267,15 @@ class Check:
             pages=[reported[docname] for docname in sorted(reported)],
             site=gate.fingerprint(outdir, [*files, Path(gate.BUILDINFO)]),
         )
+
+
+def _judge(reported: PageReport, page: Page, events: list[ev.Event], seconds: float) -> None:
+    """Report what became of a page's run, this build's or a cached one."""
+    reported.executed = True
+    reported.seconds = seconds
+    reported.executors = rules.executors(events)
+    reported.workers = rules.workers(events)
+    reported.findings = rules.judge(page, events)
 
 
 def _source(app: Sphinx, path: Path) -> str:
