@@ -74,13 +74,16 @@ def environment(
         external=True,
     )
     target = ("--quiet", "--python", str(folder))
+    # Once and on all cores: else each of many kernels and workers would, page after page.
+    compiled = ("--compile-bytecode",) if project else ()
     session.run(
-        *(uv, "pip", "sync", *target, "--require-hashes", f"requirements/{lock}.txt"),
+        *(uv, "pip", "sync", *target, *compiled),
+        *("--require-hashes", f"requirements/{lock}.txt"),
         external=True,
     )
     if project:
         session.run(
-            *(uv, "pip", "install", *target, "--no-deps", "--no-build-isolation"),
+            *(uv, "pip", "install", *target, *compiled, "--no-deps", "--no-build-isolation"),
             *("--reinstall-package", "workercheck", "."),
             external=True,
         )
@@ -120,6 +123,13 @@ def docs(session: nox.Session) -> None:
     finally:
         # Also after a failed build, whose report says which pages are to blame.
         run("python", "tools/check_workers.py", out)
+
+
+@nox.session(venv_backend="none", default=False)
+def bench(session: nox.Session) -> None:
+    """Time the build against stock myst-nb, for the docs; `-- ARGS` go to benchmarks/bench.py."""
+    run = environment(session, "bench", "docs")
+    run("python", "benchmarks/bench.py", *session.posargs)
 
 
 @nox.session(name="docs-live", venv_backend="none", default=False)

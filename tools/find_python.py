@@ -170,6 +170,10 @@ def from_debian(version: str) -> Path:
         debian.unpack(names, part, suites=suites, dependencies=True)
         relocate(part, home, version)
         part.rename(home)
+        # As the packages do once they are installed; else every start compiles what it imports,
+        # where PYTHONDONTWRITEBYTECODE is set. Only speed depends on it.
+        library = str(home / "usr" / "lib" / f"python{version}")
+        subprocess.run([str(python), "-m", "compileall", "-q", "-j", "0", library], check=False)
     wrong = flaw(python, version)
     if wrong:
         raise PythonNotFoundError(f"{python}: {wrong}")
