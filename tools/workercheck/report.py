@@ -33,6 +33,12 @@ class PageReport:
     seconds: float = 0.0
     executors: list[str] = dc.field(default_factory=list)
     workers: int = 0
+    ended: str = ""
+    """When the run was over: UTC, ISO 8601; empty where there was none."""
+    python: str = ""
+    """Version of the interpreter in the page's kernel, empty where it is not known."""
+    packages: dict[str, str] | None = None
+    """Versions of what the page's code imports and works with, None where they are not known."""
     findings: list[Finding] = dc.field(default_factory=list)
 
     @property
@@ -105,6 +111,9 @@ def _page_to_dict(page: PageReport) -> dict[str, Any]:
         "seconds": round(page.seconds, 3),
         "executors": page.executors,
         "workers": page.workers,
+        "ended": page.ended,
+        "python": page.python,
+        "packages": page.packages,
         "findings": [dc.asdict(finding) for finding in page.findings],
     }
 
@@ -164,16 +173,21 @@ def line(page: PageReport, finding: Finding) -> str:
 
 def text(report: Report) -> str:
     """Return the summary for a terminal."""
-    failed = [page for page in report.pages if page.unexpected]
-    cached = sum(page.cached for page in report.pages)
-    expected = sum(f.expected for page in report.pages for f in page.findings)
-    lines = [
-        f"workercheck: {_count(len(report.pages), 'page')} with code, {len(failed)} failed"
-        f" ({cached} from the cache, {_count(expected, 'failure')} expected)"
-    ]
-    for page in failed:
+    lines = [f"workercheck: {summary(report)}"]
+    for page in report.pages:
         lines += [line(page, finding) for finding in page.unexpected]
     return "\n".join(lines)
+
+
+def summary(report: Report) -> str:
+    """Return the counts, for one line."""
+    failed = sum(bool(page.unexpected) for page in report.pages)
+    cached = sum(page.cached for page in report.pages)
+    expected = sum(f.expected for page in report.pages for f in page.findings)
+    return (
+        f"{count(len(report.pages), 'page')} with code, {failed} failed"
+        f" ({cached} from the cache, {count(expected, 'failure')} expected)"
+    )
 
 
 def github(report: Report) -> str:
@@ -226,5 +240,6 @@ def junit(report: Report) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return the number and the noun, in the plural where it takes one."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -89,6 +89,11 @@ def workers(events: Sequence[ev.Event]) -> int:
     return sum(wording.start_method(e) is not None for e in hellos.values())
 
 
+def kernel(events: Sequence[ev.Event]) -> ev.Hello | None:
+    """Return what the page's kernel said of itself when it started, None where it did not."""
+    return next((e for e in _of(events, ev.Hello) if not e.forked), None)
+
+
 class _Judge:
     """The evidence of one page, indexed."""
 
@@ -98,7 +103,8 @@ class _Judge:
         self.hellos: dict[int, ev.Hello] = {}
         for hello in _of(events, ev.Hello):
             self.hellos[hello.pid] = hello
-        self.kernel = next((h.pid for h in _of(events, ev.Hello) if not h.forked), None)
+        itself = kernel(events)
+        self.kernel = itself.pid if itself is not None else None
         self.started = _of(events, ev.CellStarted)
         self.ended = _of(events, ev.CellFinished)
         self.cell_of_message = {e.message_id: e.cell for e in self.ended}

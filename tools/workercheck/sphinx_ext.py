@@ -12,9 +12,10 @@ from docutils import nodes
 from myst_nb.core.config import NbParserConfig
 from myst_nb.core.read import UnexpectedCellDirective
 from myst_parser.config.main import MdParserConfig
+from sphinx.errors import ConfigError
 from sphinx.util import logging
 
-from workercheck import __version__, gate, pages, report, rules
+from workercheck import __version__, gate, pages, provenance, report, rules
 from workercheck import evidence as ev
 from workercheck.cache import PageCache, environment
 from workercheck.execute import Run, run_pages
@@ -22,7 +23,7 @@ from workercheck.pages import Page
 from workercheck.report import PageReport, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
@@ -43,6 +44,9 @@ LOGGER = logging.getLogger(__name__)
 
 _TAKEN_OVER = ("auto", "force", "cache")
 """The execution modes in which this extension runs the pages, and myst-nb finds them cached."""
+
+_WITH_PROVENANCE = ("html", "dirhtml")
+"""The builders whose pages say where they come from: they have a file for each page."""
 
 
 class StrayCell(UnexpectedCellDirective):
@@ -78,8 +82,17 @@ class Check:
         if self.nb_config.execution_mode in _TAKEN_OVER:
             changes["execution_mode"] = "cache"
         env.mystnb_config = self.nb_config.copy(**changes)
+        for name in app.config.workercheck_packages:
+            if name.lower().replace("_", "-") not in self.environment.packages:
+                raise ConfigError(
+                    f"workercheck_packages in conf.py has {name!r}, which is not installed where "
+                    "sphinx-build runs. Install it, or take it out."
+                )
         # An old report must not be taken for this build's, should this build not finish.
         (Path(app.outdir) / report.FILE).unlink(missing_ok=True)
+        if app.builder.name in _WITH_PROVENANCE:
+            for file in _outputs(app, [provenance.REPORT]):
+                (Path(app.outdir) / file).unlink(missing_ok=True)
 
     def on_env_get_outdated(
         self, app: Sphinx, env: _Environment, added: set[str], changed: set[str], removed: set[str]
@@ -220,6 +233,34 @@ class Check:
                     succeeded=False, error=worst.kind, traceback=report.line(reported, worst)
                 )
 
+    def on_html_page_context(
+        self, app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: object
+    ) -> None:
+        """Put the provenance at the foot of each page with code, and fill the execution report."""
+        if app.builder.name not in _WITH_PROVENANCE:
+            return
+        env = cast("_Environment", app.env)
+        pathto = context["pathto"]
+        if pagename == provenance.REPORT:
+            context["body"] = provenance.execution_report(
+                Report(self._environment, self._pages(app, env), {}),
+                pathto,
+                pathto(report.FILE.as_posix(), resource=True),
+            )
+        for page in self._pages(app, env):
+            if page.docname == pagename:
+                context["body"] += provenance.foot(
+                    page,
+                    self._environment,
+                    app.config.workercheck_packages,
+                    pathto(provenance.REPORT),
+                )
+
+    def on_html_collect_pages(self, app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Add the execution report to the site."""
+        if app.builder.name in _WITH_PROVENANCE:
+            yield provenance.REPORT, {"title": "Execution report", "body": ""}, "page.html"
+
     def on_build_finished(self, app: Sphinx, exception: Exception | None) -> None:
         """Drop red runs from the cache, write the report and print the summary."""
         env = cast("_Environment", app.env)
@@ -236,7 +277,16 @@ class Check:
         elif found.pages:
             LOGGER.info("%s", report.text(found))
 
-    def _report(self, app: Sphinx, env: _Environment) -> Report:
+    @property
+    def _environment(self) -> dict[str, Any]:
+        return {
+            "python": self.environment.python,
+            "start_method": self.environment.start_method,
+            "packages": self.environment.packages,
+            "key": self.environment.key,
+        }
+
+    def _pages(self, app: Sphinx, env: _Environment) -> list[PageReport]:
         reported = dict(env.workercheck_pages)
         for docname, lines in env.workercheck_strays.items():
             page = reported.get(docname) or PageReport(
@@ -252,20 +302,15 @@ class Check:
                 for line in lines
             ]
             reported[docname] = dc.replace(page, findings=[*page.findings, *strays])
-        outdir = Path(app.outdir)
-        output = getattr(app.builder, "get_output_path", None) or getattr(
-            app.builder, "get_outfilename", None
-        )
-        files = [Path(output(name)).relative_to(outdir) for name in reported] if output else []
+        return [reported[docname] for docname in sorted(reported)]
+
+    def _report(self, app: Sphinx, env: _Environment) -> Report:
+        reported = self._pages(app, env)
+        files = _outputs(app, [page.docname for page in reported])
         return Report(
-            environment={
-                "python": self.environment.python,
-                "start_method": self.environment.start_method,
-                "packages": self.environment.packages,
-                "key": self.environment.key,
-            },
-            pages=[reported[docname] for docname in sorted(reported)],
-            site=gate.fingerprint(outdir, [*files, Path(gate.BUILDINFO)]),
+            environment=self._environment,
+            pages=reported,
+            site=gate.fingerprint(Path(app.outdir), [*files, Path(gate.BUILDINFO)]),
         )
 
 
@@ -275,7 +320,16 @@ def _judge(reported: PageReport, page: Page, events: list[ev.Event], seconds: fl
     reported.seconds = seconds
     reported.executors = rules.executors(events)
     reported.workers = rules.workers(events)
+    provenance.describe(reported, page, events)
     reported.findings = rules.judge(page, events)
+
+
+def _outputs(app: Sphinx, docnames: Iterable[str]) -> list[Path]:
+    """Return the files that pages are written to, relative to the output folder."""
+    output = getattr(app.builder, "get_output_path", None) or getattr(
+        app.builder, "get_outfilename", None
+    )
+    return [Path(output(name)).relative_to(app.outdir) for name in docnames] if output else []
 
 
 def _source(app: Sphinx, path: Path) -> str:
@@ -295,6 +349,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_config_value("workercheck_jobs", 0, "html", int)
     app.add_config_value("workercheck_timeout", 0, "html", (int, float))
     app.add_config_value("workercheck_allow_unexecuted", [], "html", (list, tuple))
+    app.add_config_value("workercheck_packages", [], "html", (list, tuple))
     app.add_directive("code-cell", StrayCell, override=True)
     check = Check()
     app.connect("builder-inited", check.on_builder_inited, priority=900)
@@ -303,10 +358,13 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.connect("env-purge-doc", check.on_env_purge_doc)
     app.connect("env-merge-info", check.on_env_merge_info)
     app.connect("env-updated", check.on_env_updated)
+    # After those who change the body of a page.
+    app.connect("html-page-context", check.on_html_page_context, priority=900)
+    app.connect("html-collect-pages", check.on_html_collect_pages)
     app.connect("build-finished", check.on_build_finished, priority=900)
     return {
         "version": __version__,
-        "env_version": 1,
+        "env_version": 2,
         "parallel_read_safe": True,
         "parallel_write_safe": True,
     }
