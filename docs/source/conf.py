@@ -1,6 +1,7 @@
 """Sphinx configuration: every setting is here for the reason beside it."""
 
 import re
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,11 +14,16 @@ extensions = [
     "myst_nb",  # executes the pages
     "workercheck",  # fails the build when a worker process failed
     "sphinx_copybutton",  # copies a cell
+    "sphinx.ext.autodoc",  # the reference, from the installed library
+    "sphinx.ext.autosummary",  # for the role below
+    "sphinx.ext.napoleon",  # reads the numpy style of its docstrings
 ]
 
 # -- Executing ---------------------------------------------------------------
 
 nb_execution_timeout = 120  # seconds a cell; the default of 30 is tight on shared builders
+
+workercheck_packages = ["adaptive", "loky"]  # what each page is about, whatever it imports
 
 nb_merge_streams = True  # one box for what a cell printed, however it arrived
 
@@ -25,6 +31,51 @@ nb_merge_streams = True  # one box for what a cell printed, however it arrived
 # the text/html beside it is the one that is shown. myst-nb cannot be told about
 # single types. A cell with nothing else to show still warns (mystnb.mime_priority).
 suppress_warnings = ["mystnb.unknown_mime_type"]
+
+# -- Reference ---------------------------------------------------------------
+
+default_role = "autolink"  # `name` in a docstring is a link where that can be imported
+autosummary_generate = False  # nothing but the role is wanted
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say the types, in words and shorter
+# As plain text: a link for each word of "float, optional" would lead nowhere.
+napoleon_use_param = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Attributes", "params_style"), ("Methods", "params_style")]
+
+# Names of other packages in the docstrings. Their inventories would need a network,
+# so they stay without a link.
+nitpick_ignore_regex = [
+    (
+        "py:.*",
+        r"(abc|asyncio|concurrent|dask|distributed|functools|gzip|holoviews|loky|pandas|plotly|scipy)"
+        r"(\..*)?",
+    ),
+]
+
+# Where a docstring names what is documented under another name, or not at all.
+DOCSTRING_NAMES = {
+    "adaptive.notebook_integration.live_plot`": "adaptive.live_plot`",
+    "`LinearNDInterpolator`": "`scipy.interpolate.LinearNDInterpolator`",
+    "`learner`": "``learner``",
+}
+
+
+def mend_docstring(app, what, name, obj, options, lines):
+    """Repair what Sphinx cannot read in a docstring; the words stay as they are."""
+    public = sys.modules["adaptive"].__all__
+    text = "\n".join(lines)
+    text = re.sub(r",\\\n\s*", ", ", text)  # a type that goes on in the next line
+    for wrong, right in DOCSTRING_NAMES.items():
+        text = text.replace(wrong, right)
+    # Names without their package, which only the package's own modules can resolve.
+    text = re.sub(
+        r"(?<![`\w])`(\w+)`(?!`)",
+        lambda match: f"`~adaptive.{match[1]}`" if match[1] in public else match[0],
+        text,
+    )
+    lines[:] = text.split("\n")
+
 
 # -- Reading and copying -----------------------------------------------------
 
@@ -93,5 +144,6 @@ def load_plot_scripts(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
-    """Connect the one hook above."""
+    """Connect the hooks above."""
+    app.connect("autodoc-process-docstring", mend_docstring, priority=400)  # before napoleon
     app.connect("html-page-context", load_plot_scripts)

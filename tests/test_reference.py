@@ -1,0 +1,93 @@
+"""The reference has what the pages use of adaptive, and what workercheck really has."""
+
+import ast
+import dataclasses as dc
+import json
+import re
+from pathlib import Path
+
+import pytest
+from workercheck.evidence import FINDING_KINDS, Finding
+from workercheck.report import PageReport, Report
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "docs" / "source"
+REFERENCE = SOURCE / "reference"
+PAGES = [page for page in sorted(SOURCE.rglob("*.md")) if page.parent != REFERENCE]
+CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DIRECTIVE = re.compile(
+    r"^\.\. (?:autoclass|autofunction|autoexception|py:data):: (\S+)", re.MULTILINE
+)
+MODULES = {
+    "adaptive": "adaptive",
+    "learner1D": "adaptive.learner.learner1D",
+    "learner2D": "adaptive.learner.learner2D",
+    "learnerND": "adaptive.learner.learnerND",
+}
+
+
+def documented():
+    return {name for page in REFERENCE.glob("*.md") for name in DIRECTIVE.findall(page.read_text())}
+
+
+def used(text):
+    """Return the names of adaptive's classes and functions in the cells of a page."""
+    found = set()
+    for cell in CELL.findall(text):
+        tree = ast.parse("\n".join(line for line in cell.splitlines() if not line.startswith(":")))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("adaptive"):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Attribute):
+                head, *rest = ast.unparse(node).split(".")
+                if head in MODULES:
+                    found.add(".".join([MODULES[head], *rest]))
+    return {name for name in found if is_class_or_function(name)}
+
+
+def is_class_or_function(name):
+    *modules, last = name.split(".")
+    # Not a method, whose class is asked for itself, nor a module or a constant of one.
+    is_module = last in MODULES or last in ("learner", "runner", "utils")
+    return modules[-1].islower() | (modules[-1] in MODULES) and not (
+        is_module or last.isupper() or last.startswith("__")
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_uses_is_documented(page):
+    assert used(page.read_text()) - documented() == set()
+
+
+def test_what_is_not_documented_is_seen():
+    text = (
+        "```{code-cell} ipython3\n:tags: [a]\nfrom adaptive.runner import simple, secret\n"
+        "adaptive.Hidden.method(adaptive.Learner1D)\nawait adaptive.runner.other()\n```\n"
+    )
+    assert used(text) - documented() == {
+        "adaptive.runner.secret",
+        "adaptive.Hidden",
+        "adaptive.runner.other",
+    }
+
+
+def first_column(heading):
+    """Return the code words in the first column of the table under a heading or a paragraph."""
+    text = (REFERENCE / "workercheck.md").read_text()
+    table = text[text.index(heading) :].split("\n|---|", 1)[1].split("\n\n")[0]
+    cells = [row.split("|")[1] for row in table.splitlines()[1:]]
+    return [word for cell in cells for word in re.findall("`([^`]*)`", cell)]
+
+
+def test_page_of_workercheck_has_every_kind_and_setting():
+    assert list(FINDING_KINDS) == first_column("## Findings")
+    code = (ROOT / "tools" / "workercheck" / "sphinx_ext.py").read_text()
+    assert re.findall(r'add_config_value\("(\w+)"', code) == first_column("## Settings")
+
+
+def test_page_of_workercheck_has_every_key_of_the_report():
+    report = Report({}, [PageReport("a", "a.md", executed=True)], {})
+    data = json.loads(report.to_json())
+    assert set(data) == set(first_column("report.json"))
+    assert set(data["pages"][0]) == set(first_column("Each page:"))
+    assert {field.name for field in dc.fields(Finding)} == set(first_column("Each finding:"))
