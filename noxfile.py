@@ -139,6 +139,19 @@ def docs_live(session: nox.Session) -> None:
     run("sphinx-autobuild", "--open-browser", "docs/source", SITE)
 
 
+@nox.session(venv_backend="none", default=False)
+def linkcheck(session: nox.Session) -> None:
+    """Follow every link to another host, and report those that lead nowhere."""
+    run = environment(session, "docs", "docs")
+    run(
+        "sphinx-build",
+        *("-W", "--keep-going", "-n", "-b", "linkcheck"),
+        # Links are in the text: nothing has to run for them.
+        *("-D", "nb_execution_mode=off", "-D", "workercheck_allow_unexecuted=*"),
+        *("docs/source", "docs/_build/linkcheck"),
+    )
+
+
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the tests on the docs' Python; `-- ARGS` go to pytest."""

@@ -97,7 +97,15 @@ def test_sessions_are_listed_at_once_with_what_they_do():
     )
     listed = dict(re.findall(r"^[*-] (\S+) -> (.+\.)$", run.stdout, re.MULTILINE))
     tested = {f"tests-3.{minor}" for minor in range(11, 16)}
-    assert set(listed) == tested | {"docs", "docs-live", "tests", "lint", "types", "lock"}
+    assert set(listed) == tested | {
+        "docs",
+        "docs-live",
+        "linkcheck",
+        "tests",
+        "lint",
+        "types",
+        "lock",
+    }
 
 
 def test_no_file_names_a_registry_or_this_machine():

@@ -1,9 +1,17 @@
 """Sphinx configuration: every setting is here for the reason beside it."""
 
+import os
 import re
 import sys
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from myst_nb.core.render import NbElementRenderer
+
+sys.path.append(str(Path(__file__).parent / "_ext"))
+
+import source_repository
 
 project = "adaptive, executed"
 html_title = project  # without this, furo appends "documentation" to it
@@ -17,6 +25,9 @@ extensions = [
     "sphinx.ext.autodoc",  # the reference, from the installed library
     "sphinx.ext.autosummary",  # for the role below
     "sphinx.ext.napoleon",  # reads the numpy style of its docstrings
+    "notfound.extension",  # 404.html, right at any depth
+    "sphinxext.opengraph",  # title and description for whoever links to a page
+    "llms_txt",  # llms.txt, from _ext
 ]
 
 # -- Executing ---------------------------------------------------------------
@@ -27,10 +38,23 @@ workercheck_packages = ["adaptive", "loky"]  # what each page is about, whatever
 
 nb_merge_streams = True  # one box for what a cell printed, however it arrived
 
-# Plots carry a second rendering for JupyterLab, which a web page has no use for:
-# the text/html beside it is the one that is shown. myst-nb cannot be told about
-# single types. A cell with nothing else to show still warns (mystnb.mime_priority).
-suppress_warnings = ["mystnb.unknown_mime_type"]
+# Plots carry a second rendering for JupyterLab, which a web page has no use for: the
+# text/html beside it is the one that is shown. Any other unknown type still warns, for
+# which myst-nb has a setting, but only for all types or none.
+FOR_JUPYTERLAB = {
+    "application/vnd.holoviews_exec.v0+json",
+    "application/vnd.holoviews_load.v0+json",
+    "application/vnd.plotly.v1+json",
+}
+render_unhandled = NbElementRenderer.render_unhandled
+
+
+def render_unknown_type(self, data):
+    """Leave out what is meant for JupyterLab; myst-nb warns about the rest."""
+    return [] if data.mime_type in FOR_JUPYTERLAB else render_unhandled(self, data)
+
+
+NbElementRenderer.render_unhandled = render_unknown_type
 
 # -- Reference ---------------------------------------------------------------
 
@@ -92,6 +116,32 @@ html_theme = "furo"
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["outputs.css"]  # plots and tables in light, dark and narrow windows
+
+html_theme_options = source_repository.theme_options(os.environ, Path(__file__).parent)
+
+# -- Elsewhere on the web ----------------------------------------------------
+
+# Where the site will be, which Read the Docs knows; empty in other builds.
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
+# The page for what is not found may stand at any depth: its links begin with this.
+notfound_urls_prefix = urlsplit(html_baseurl).path or "/"
+notfound_context = {
+    "title": "Page not found",
+    "body": f"""<h1>Page not found</h1>
+<p>There is no page at this address.
+<a href="{notfound_urls_prefix}search.html">Search</a> for what you need,
+or begin at <a href="{notfound_urls_prefix}index.html">the start</a>.</p>""",
+}
+ogp_site_url = html_baseurl
+# A picture of the title for each page says nothing that the title does not.
+ogp_social_cards = {"enable": False}
+
+# -- Checking links (nox -s linkcheck) ---------------------------------------
+
+linkcheck_timeout = 20  # seconds
+linkcheck_retries = 2
+linkcheck_rate_limit_timeout = 60  # seconds to wait, at most, for a host that asks for it
+linkcheck_ignore = []  # with a reason beside each
 
 # -- Plots without other hosts -----------------------------------------------
 
