@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from myst_nb.core.render import NbElementRenderer
 
-sys.path.append(str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "extensions"))
 
 import source_repository
 
@@ -27,7 +27,8 @@ extensions = [
     "sphinx.ext.napoleon",  # reads the numpy style of its docstrings
     "notfound.extension",  # 404.html, right at any depth
     "sphinxext.opengraph",  # title and description for whoever links to a page
-    "llms_txt",  # llms.txt, from _ext
+    "llms_txt",  # llms.txt: what there is, for programs
+    "programs",  # offers each page as a notebook and as a script
 ]
 
 # -- Executing ---------------------------------------------------------------
