@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ LOCKS = {
     "bootstrap": "3.9",
     "docs": DOCS_PYTHON,
     "live": DOCS_PYTHON,
+    "readers": TESTED_PYTHONS[0],
     "tests": TESTED_PYTHONS[0],
     "lint": TESTED_PYTHONS[0],
     "types": TESTED_PYTHONS[0],
@@ -170,6 +172,32 @@ def tests_on(python: str) -> None:
 
 for tested in TESTED_PYTHONS:
     tests_on(tested)
+
+
+@nox.session(venv_backend="none", default=False)
+def readers(session: nox.Session) -> None:
+    """Run every page as its readers do, on every Python; `-- --help` tells the options."""
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument("--python", action="append")
+    pythons = asked.parse_known_args(session.posargs)[0].python or TESTED_PYTHONS
+    run = environment(session, "docs", "docs")
+    if {"-h", "--help"} & set(session.posargs):
+        run("python", "tools/readers.py", "--help")
+        return
+    found = []
+    for python in pythons:
+        try:
+            find_python.find(python)
+        except find_python.PythonNotFoundError as error:
+            session.warn(f"not tried on Python {python}: {error}")
+            continue
+        try:
+            environment(session, f"readers-{python}", "readers", python=python, project=False)
+        except nox.command.CommandFailed:
+            session.warn(f"not tried on Python {python}: a package cannot be installed, see above")
+            continue
+        found += ["--environment", f"{python}=.nox/readers-{python}"]
+    run("python", "tools/readers.py", *found, *session.posargs)
 
 
 @nox.session(venv_backend="none")

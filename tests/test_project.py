@@ -36,7 +36,15 @@ def names(lock):
 
 
 def test_every_lock_is_there():
-    assert [file.stem for file in LOCKS] == ["bootstrap", "docs", "lint", "live", "tests", "types"]
+    assert [file.stem for file in LOCKS] == [
+        "bootstrap",
+        "docs",
+        "lint",
+        "live",
+        "readers",
+        "tests",
+        "types",
+    ]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
@@ -100,7 +108,9 @@ def test_sessions_are_listed_at_once_with_what_they_do():
     assert set(listed) == tested | {
         "docs",
         "docs-live",
+        "bench",
         "linkcheck",
+        "readers",
         "tests",
         "lint",
         "types",

@@ -1,4 +1,4 @@
-"""The site's own small extensions, in docs/source/_ext, in real builds of small sites."""
+"""The site's own small extensions, in docs/extensions, in real builds of small sites."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Site
 
-EXT = Path(__file__).resolve().parent.parent / "docs" / "source" / "_ext"
+EXT = Path(__file__).resolve().parent.parent / "docs" / "extensions"
 sys.path.append(str(EXT))
 
 import source_repository  # noqa: E402

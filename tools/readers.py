@@ -471,7 +471,9 @@ def marked(mark: str) -> Iterator[psutil.Process]:
 def last_error(output: str) -> str:
     """Return the line of a terminal's text that says what went wrong."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
+    errors = [
+        line for line in lines if re.match(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b", line)
+    ]
     return (errors or lines or ["no output"])[-1][:300]
 
 
@@ -482,9 +484,12 @@ def parser() -> argparse.ArgumentParser:
     """Return the reader of the command line."""
     parser = argparse.ArgumentParser(
         prog="nox -s readers --",
-        description="Run the pages as their readers do, and note in docs/readers.json what came of it.",
+        description="Run the pages as their readers do, "
+        "and note in docs/readers.json what came of it.",
     )
-    parser.add_argument("pages", nargs="*", metavar="PAGE", help="such as tutorial/tutorial.LearnerND")
+    parser.add_argument(
+        "pages", nargs="*", metavar="PAGE", help="such as tutorial/tutorial.LearnerND"
+    )
     parser.add_argument("--python", action="append", help="such as 3.14; by default, all")
     parser.add_argument("--start-method", action="append", choices=START_METHODS)
     parser.add_argument("--form", action="append", choices=tuple(FORMS))
@@ -559,7 +564,10 @@ def main(arguments: Sequence[str]) -> int:
         print("readers: stopped; go on with --resume", file=sys.stderr)
         return 130
     counts = collections.Counter(entry.outcome for entry in done)
-    print("readers:", ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "nothing to do")
+    print(
+        "readers:",
+        ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "nothing to do",
+    )
     return 0 if set(counts) <= set(GOOD) else 1
 
 

@@ -98,8 +98,10 @@ class Limit:
         try:
             SpecifierSet(python)
         except InvalidSpecifier:
-            raise ValueError(f"{python!r} is not like \"<3.14\"") from None
-        return cls(entry["reason"], python, entry.get("form", ""), methods, entry.get("section", ""))
+            raise ValueError(f'{python!r} is not like "<3.14"') from None
+        return cls(
+            entry["reason"], python, entry.get("form", ""), methods, entry.get("section", "")
+        )
 
     @property
     def where(self) -> str:
@@ -253,9 +255,7 @@ class Program:
         """Return for each form a fingerprint of what it runs; prose does not count."""
         cells = "".join(f"{sorted(c.tags)}{c.source}\0" for c in self.cells if c.is_code)
         runs = {"notebook": cells, "script": ast.dump(ast.parse(script.convert(self.cells)))}
-        return {
-            form: hashlib.sha256(text.encode()).hexdigest()[:12] for form, text in runs.items()
-        }
+        return {form: hashlib.sha256(text.encode()).hexdigest()[:12] for form, text in runs.items()}
 
     def write(self, folder: Path) -> None:
         """Write both forms, into the page's folder below `folder`."""
@@ -269,7 +269,9 @@ class Program:
 @functools.cache
 def installed() -> dict[str, list[str]]:
     """Return which distributions provide each module."""
-    return {name: list(names) for name, names in importlib.metadata.packages_distributions().items()}
+    return {
+        name: list(names) for name, names in importlib.metadata.packages_distributions().items()
+    }
 
 
 @functools.cache
@@ -300,6 +302,10 @@ def _slug(title: str) -> str:
 # -- The site -------------------------------------------------------------------
 
 
+_PROGRAMS: dict[str, tuple[int, Program | None]] = {}
+"""What `read` has read, with the time at which the file was changed."""
+
+
 def read(app: Sphinx, docname: str) -> Program | None:
     """Return the program that a page is; None for a page without code, and for an index.
 
@@ -312,9 +318,14 @@ def read(app: Sphinx, docname: str) -> Program | None:
     if posixpath.basename(docname) == "index" or path.suffix not in (".md", ".ipynb"):
         return None
     env: Any = app.env
+    known = _PROGRAMS.get(docname)
+    changed = path.stat().st_mtime_ns
+    if known and known[0] == changed:
+        return known[1]
     text = path.read_text(encoding="utf-8")
     page = pages.read(docname, path, text, env.myst_config, env.mystnb_config)
     if page is None:
+        _PROGRAMS[docname] = changed, None
         return None
     try:
         entries = page.notebook.metadata.get("readers", [])
@@ -347,7 +358,9 @@ def read(app: Sphinx, docname: str) -> Program | None:
         if position in lines or cell.cell_type == "markdown"
     )
     heading = re.search(r"^# (.+)$", "\n".join(c.source for c in cells if not c.is_code), re.M)
-    return Program(docname, heading[1] if heading else docname, path, cells, limits, url)
+    program = Program(docname, heading[1] if heading else docname, path, cells, limits, url)
+    _PROGRAMS[docname] = changed, program
+    return program
 
 
 def all_programs(app: Sphinx) -> list[Program]:
@@ -374,8 +387,11 @@ def write(app: Sphinx, exception: Exception | None) -> None:
                     "section": program.section,
                     "base": posixpath.join(posixpath.dirname(program.docname), program.name),
                     "digests": program.digests(),
-                    "limits": [dc.asdict(limit) for limit in program.limits
-                               if bool(program.section) == bool(limit.section)],
+                    "limits": [
+                        dc.asdict(limit)
+                        for limit in program.limits
+                        if bool(program.section) == bool(limit.section)
+                    ],
                 }
             )
     if app.builder.name == "dummy":
@@ -396,9 +412,7 @@ def link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if ABOUT in app.env.found_docs and docname != ABOUT:
         there = relative_uri(uri, app.builder.get_target_uri(ABOUT))
         about = f' (<a class="reference internal" href="{there}">how, and where it works</a>)'
-    limits = "".join(
-        f"<p>{html.escape(_sentence(limit))}</p>" for limit in program.limits
-    )
+    limits = "".join(f"<p>{html.escape(_sentence(limit))}</p>" for limit in program.limits)
     title.parent.insert(
         title.parent.index(title) + 1,
         nodes.raw(

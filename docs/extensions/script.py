@@ -25,7 +25,15 @@ EXPECTED_TO_FAIL = frozenset({"raises-exception", "expect-worker-error"})
 
 # Python's own pools, and what is built on them, import the script again in every worker.
 IMPORTS_MAIN_AGAIN = frozenset(
-    {"Client", "LocalCluster", "MPIPoolExecutor", "Manager", "Pool", "Process", "ProcessPoolExecutor"}
+    {
+        "Client",
+        "LocalCluster",
+        "MPIPoolExecutor",
+        "Manager",
+        "Pool",
+        "Process",
+        "ProcessPoolExecutor",
+    }
 )
 # Where they are called as functions of these modules they do not.
 NOT_OF = frozenset({"loky", "ipyparallel", "ipp"})
@@ -96,11 +104,11 @@ def {save_figures}():
         print(f"figure: {{folder.name}}/{{file.name}}")
 '''
 
-GUARD = '''
+GUARD = """
 # A process pool of Python's own imports this file again in each of its workers (not under
 # `fork`). Without this guard, each of them would start everything once more.
 if __name__ == "__main__":
-'''
+"""
 
 LOOP = """
 # A notebook has an event loop running, in which `await` waits. A script makes its own.
@@ -142,7 +150,9 @@ class Names:
         self.error = self._free("error", "failure")
 
     def _free(self, *candidates: str) -> str:
-        return next(name for name in (*candidates, f"script_{candidates[0]}") if name not in self.taken)
+        return next(
+            name for name in (*candidates, f"script_{candidates[0]}") if name not in self.taken
+        )
 
 
 def convert(cells: Sequence[Cell]) -> str:
@@ -213,7 +223,9 @@ def _helpers(body: str, names: Names, trees: Sequence[ast.Module]) -> tuple[str,
     if "Path(" in body and not any("Path" in _bound(tree) for tree in trees):
         imports.add("from pathlib import Path")
     others = {line for line in imports if line.split()[1].startswith(("matplotlib", "plotly"))}
-    groups = [sorted(group, key=lambda line: line.split()[1]) for group in (imports - others, others)]
+    groups = [
+        sorted(group, key=lambda line: line.split()[1]) for group in (imports - others, others)
+    ]
     return "\n\n\n".join(helpers), "\n\n".join("\n".join(group) for group in groups if group)
 
 
@@ -231,12 +243,9 @@ def without_magics(source: str) -> str:
     first, _, rest = source.partition("\n")
     if first.startswith("%%"):
         magic, _, argument = first[2:].strip().partition(" ")
-        if magic == "writefile":
-            mode, name = ("a", argument[2:].strip()) if argument.startswith("-a ") else ("w", argument)
+        if magic == "writefile" and not argument.startswith("-"):
             quoted = _triple_quoted(rest.rstrip("\n") + "\n")
-            if mode == "a":
-                return f"with open({name!r}, 'a', encoding='utf-8') as file:\n    file.write({quoted})"
-            return f"Path({name!r}).write_text({quoted}, encoding='utf-8');"
+            return f"Path({argument.strip()!r}).write_text({quoted}, encoding='utf-8');"
         if magic in ("time", "timeit", "capture"):
             return f"# {first} (in a notebook)\n{without_magics(rest)}"
         raise ScriptError(
@@ -449,7 +458,9 @@ class _Code:
                 start, end = self._span(node)
                 keyword = re.match(rb"await\s*", self.bytes[start:])
                 assert keyword is not None
-                self.edits.append((start, start + keyword.end(), f"{self.names.loop}.run_until_complete("))
+                self.edits.append(
+                    (start, start + keyword.end(), f"{self.names.loop}.run_until_complete(")
+                )
                 self.edits.append((end, end, ")"))
 
     def _name_loop(self) -> None:
@@ -517,8 +528,11 @@ class _Code:
         name = f"cell_{self.number}"
         inner = f"async def {name}():\n{_indent(text)}"
         table = symtable.symtable(inner, "<cell>", "exec").get_children()[0]
-        bound = sorted(symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()
-                       or symbol.is_imported() or symbol.is_namespace())
+        bound = sorted(
+            symbol.get_name()
+            for symbol in table.get_symbols()
+            if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
+        )
         head = f"    global {', '.join(bound)}\n" if bound else ""
         return (
             f"async def {name}():\n{head}{_indent(text)}\n\n\n"
@@ -560,7 +574,9 @@ def _indent(text: str) -> str:
 def _in_try(text: str, name: str) -> str:
     """Let the script go on after code that the page expects to fail."""
     body = ast.parse(text).body
-    definitions = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    definitions = (
+        ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    )
     rest = [statement for statement in body if not isinstance(statement, definitions)]
     if not rest or any(isinstance(statement, ast.Try) for statement in body):
         return text  # it looks after its error itself
