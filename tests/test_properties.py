@@ -59,6 +59,7 @@ def page(tags: list[list[str]]) -> Page:
         in_temp=False,
         timeout=30,
         allow_errors=False,
+        exclusive=False,
     )
 
 

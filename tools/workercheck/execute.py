@@ -22,7 +22,7 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from workercheck import _failure, _recorder
+from workercheck import _failure, _recorder, reaper
 from workercheck import evidence as ev
 from workercheck.pages import RAISES_EXCEPTION, Cell, Page
 
@@ -42,6 +42,7 @@ GONE_WITHIN = 5.0
 """Seconds that a page's processes get to end after their kernel has."""
 
 _POLL = 0.2
+_TICK = 1.0
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -56,19 +57,32 @@ class Run:
     seconds: float
 
 
+@dc.dataclass(slots=True)
+class Underway:
+    """A page that is running."""
+
+    page: Page
+    started: float
+    """When, as `time.monotonic` counts."""
+    cell: Cell | None = None
+    """The cell that runs, None before the first one and after the last."""
+    cell_started: float = 0.0
+
+
 def run_pages(
     pages: Sequence[Page],
     *,
     jobs: int,
     has_failed: Callable[[Page, list[ev.Event]], bool],
     finished: Callable[[Run], None],
+    progress: Callable[[Sequence[Underway]], None] = lambda _: None,
 ) -> None:
     """Execute pages and hand over each one's `Run` as soon as it is there.
 
     Parameters
     ----------
     pages
-        What to run, in this order.
+        What to run, in this order, but those that want no company after all others.
     jobs
         How many kernels at once, at least 1.
     has_failed
@@ -76,64 +90,102 @@ def run_pages(
         failure. Such a page is stopped when it goes on waiting.
     finished
         Called in this thread with each run.
+    progress
+        Called in this thread about once a second, with what runs then.
 
     Raises
     ------
+    OSError
+        If the folder for temporary files cannot be written.
     KeyboardInterrupt
         On SIGINT and SIGTERM, after every kernel and worker has been ended.
     """
-    asyncio.run(_run_all(pages, jobs, has_failed, finished))
-
-
-async def _run_all(
-    pages: Sequence[Page],
-    jobs: int,
-    has_failed: Callable[[Page, list[ev.Event]], bool],
-    finished: Callable[[Run], None],
-) -> None:
-    slots = asyncio.Semaphore(jobs)
-
-    async def one(page: Page) -> None:
-        async with slots:
-            finished(await _run(page, has_failed))
-
-    terminated = False
-    this = asyncio.current_task()
-    assert this is not None
-
-    def terminate() -> None:
-        nonlocal terminated
-        terminated = True
-        this.cancel()
-
-    loop = asyncio.get_running_loop()
-    # Not on Windows, nor outside the main thread, which has handlers of its own.
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-        loop.add_signal_handler(signal.SIGTERM, terminate)
-    try:
-        async with asyncio.TaskGroup() as group:
-            for page in pages:
-                group.create_task(one(page))
-    except asyncio.CancelledError:
-        if terminated:  # as Ctrl-C does, through every ``finally``
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.remove_signal_handler(signal.SIGTERM)
-
-
-async def _run(page: Page, has_failed: Callable[[Page, list[ev.Event]], bool]) -> Run:
     folder = Path(tempfile.mkdtemp(prefix="workercheck-"))
+    with reaper.watching(folder):
+        asyncio.run(_Runner(folder, jobs, has_failed, finished, progress).run(pages))
+
+
+class _Runner:
+    """Runs pages, and stops at SIGTERM as at SIGINT."""
+
+    def __init__(
+        self,
+        folder: Path,
+        jobs: int,
+        has_failed: Callable[[Page, list[ev.Event]], bool],
+        finished: Callable[[Run], None],
+        progress: Callable[[Sequence[Underway]], None],
+    ) -> None:
+        self.folder = folder
+        self.slots = asyncio.Semaphore(jobs)
+        self.has_failed = has_failed
+        self.finished = finished
+        self.progress = progress
+        self.underway: list[Underway] = []
+
+    async def run(self, pages: Sequence[Page]) -> None:
+        terminated = False
+        this = asyncio.current_task()
+        assert this is not None
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            this.cancel()
+
+        loop = asyncio.get_running_loop()
+        # Not on Windows, nor outside the main thread, which has handlers of its own.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(signal.SIGTERM, terminate)
+        ticker = asyncio.ensure_future(self._tick())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for page in pages:
+                    if not page.exclusive:
+                        group.create_task(self._run(page))
+            for page in pages:
+                if page.exclusive:
+                    await self._run(page)
+        except asyncio.CancelledError:
+            if terminated:  # as Ctrl-C does, through every ``finally``
+                raise KeyboardInterrupt from None
+            raise
+        except BaseExceptionGroup as group_of:
+            raise group_of.exceptions[0] from None
+        finally:
+            ticker.cancel()
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.remove_signal_handler(signal.SIGTERM)
+
+    async def _tick(self) -> None:
+        while True:
+            self.progress(self.underway)
+            await asyncio.sleep(_TICK)
+
+    async def _run(self, page: Page) -> None:
+        async with self.slots:
+            underway = Underway(page, time.monotonic())
+            self.underway.append(underway)
+            try:
+                run = await _run(underway, self.folder, self.has_failed)
+            finally:
+                self.underway.remove(underway)
+            self.finished(run)
+
+
+async def _run(
+    underway: Underway, root: Path, has_failed: Callable[[Page, list[ev.Event]], bool]
+) -> Run:
+    page = underway.page
+    folder = Path(tempfile.mkdtemp(dir=root))
     try:
         evidence = ev.Evidence(folder).create()
         cwd = folder / "cwd" if page.in_temp else page.path.parent
         cwd.mkdir(exist_ok=True)
         notebook = copy.deepcopy(page.notebook)
-        started = time.monotonic()
         with (folder / "kernel.log").open("wb") as log:
-            await _PageRun(page, notebook, evidence, has_failed).execute(cwd, log)
-        seconds = time.monotonic() - started
+            await _PageRun(underway, notebook, evidence, has_failed).execute(cwd, log)
+        seconds = time.monotonic() - underway.started
         language = notebook.metadata.get("language_info", {}).get("name", "python")
         evidence.append(ev.Finished, seconds=seconds, language=language)
         return Run(page, notebook, evidence.read(), seconds)
@@ -150,16 +202,16 @@ class _PageRun:
 
     def __init__(
         self,
-        page: Page,
+        underway: Underway,
         notebook: nbformat.NotebookNode,
         evidence: ev.Evidence,
         has_failed: Callable[[Page, list[ev.Event]], bool],
     ) -> None:
-        self.page = page
+        self.underway = underway
+        self.page = underway.page
         self.notebook = notebook
         self.evidence = evidence
         self.has_failed = has_failed
-        self.cell_started = 0.0
         self.current = 0
         self.suspects: dict[int, float] = {}
         self.accused: set[int] = set()
@@ -180,6 +232,8 @@ class _PageRun:
         assert client.km is not None
         # A kernel with idle pools ends at SIGTERM only, which comes after half of this.
         client.km.shutdown_wait_time = SHUTDOWN
+        # With the evidence, so that it goes with it.
+        client.km.connection_file = str(self.evidence.folder / "connection.json")
         try:
             await client.async_start_new_kernel(
                 env=os.environ | self.evidence.environ, cwd=str(cwd), stdout=log, stderr=log
@@ -210,7 +264,8 @@ class _PageRun:
         try:
             for index, cell in enumerate(self.page.cells):
                 self.evidence.append(ev.CellStarted, cell=index)
-                self.cell_started = time.monotonic()
+                self.underway.cell = cell
+                self.underway.cell_started = time.monotonic()
                 self.current = index
                 work = asyncio.ensure_future(
                     client.async_execute_cell(
@@ -299,7 +354,10 @@ class _PageRun:
                 size = grown
                 if self.has_failed(self.page, self.evidence.read()):
                     failed_since = now
-            if failed_since is not None and now - max(failed_since, self.cell_started) > GRACE:
+            if (
+                failed_since is not None
+                and now - max(failed_since, self.underway.cell_started) > GRACE
+            ):
                 raise _StopPageError
 
     def _evidence_size(self) -> int:
@@ -330,6 +388,7 @@ class _PageRun:
 
     async def _settle(self, client: NotebookClient) -> None:
         """Give the work of the last cells a moment to fail where it can be seen."""
+        self.underway.cell = None
         assert client.kc is not None
         closing = "__import__('workercheck._closing', fromlist=['finish'])"
         client.kc.execute(f"await {closing}.finish({SETTLE})", silent=True, store_history=False)
@@ -360,7 +419,9 @@ class _PageRun:
         with contextlib.suppress(Exception):
             await client._async_cleanup_kernel()
         patience = time.monotonic() + (0.0 if self.in_a_hurry else GONE_WITHIN)
-        while (left := self._processes(born)) and time.monotonic() < patience:
+        while (
+            left := reaper.processes_below(self.evidence.folder, since=born)
+        ) and time.monotonic() < patience:
             await asyncio.sleep(0.1)
         for process in left:
             with contextlib.suppress(psutil.Error):
@@ -368,20 +429,6 @@ class _PageRun:
                 process.kill()
                 if not self.in_a_hurry:
                     self.evidence.append(ev.Leftover, child=process.pid, command=command)
-
-    def _processes(self, born: float) -> list[psutil.Process]:
-        """Find the page's processes by the variable they inherited, in whatever session."""
-        name, value = next(iter(self.evidence.environ.items()))
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if (
-                    process.create_time() >= born - 1
-                    and process.status() != psutil.STATUS_ZOMBIE
-                    and process.environ().get(name) == value
-                ):
-                    found.append(process)
-        return found
 
     def _find_died_loading(self) -> None:
         for path in self.evidence.folder.glob("flight-*"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import re
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import nbformat
 from myst_nb.core.config import NbParserConfig
@@ -14,6 +15,10 @@ from myst_parser.config.main import MdParserConfig
 
 EXPECT_WORKER_ERROR = "expect-worker-error"
 RAISES_EXCEPTION = "raises-exception"
+SKIP_EXECUTION = "skip-execution"
+
+_KEY = "workercheck"
+"""The key of a page's header that is ours."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Page:
     timeout: float | None
     """Seconds a cell may take, None for no limit."""
     allow_errors: bool
+    exclusive: bool
+    """Whether no other page may run at the same time."""
 
     @property
     def kernel_name(self) -> str:
@@ -63,7 +70,19 @@ class Page:
 
 
 class PageError(Exception):
-    """A page cannot be read as a notebook; the message names the file and the way out."""
+    """A page cannot be read as a notebook; the message names the file and the way out.
+
+    Parameters
+    ----------
+    message
+        Without the line.
+    line
+        1-based line of the source.
+    """
+
+    def __init__(self, message: str, line: int = 1) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 def read(
@@ -86,7 +105,7 @@ def read(
     Raises
     ------
     PageError
-        If the reader cannot make a notebook of the text.
+        If the reader cannot make a notebook of the text, or its header says what cannot be.
     """
     reader = create_nb_reader(str(path), md_config, nb_config, text)
     if reader is None:
@@ -103,8 +122,10 @@ def read(
         nb_config = nb_config.copy(**overrides)
     except Exception as exc:
         raise PageError(
-            f"{path}: its {nb_config.metadata_key!r} header is not valid ({exc}). Mend it."
+            f"{path}: its {nb_config.metadata_key!r} header is not valid ({exc}). Mend it.",
+            _line_of(text, nb_config.metadata_key),
         ) from exc
+    exclusive = _is_exclusive(path, text, notebook.metadata.get(_KEY, {}))
     lines = notebook.metadata.get("source_map") or _lines_in_json(text)
     cells = tuple(
         Cell(
@@ -128,7 +149,42 @@ def read(
         in_temp=nb_config.execution_in_temp,
         timeout=nb_config.execution_timeout if nb_config.execution_timeout > 0 else None,
         allow_errors=nb_config.execution_allow_errors,
+        exclusive=exclusive,
     )
+
+
+def _is_exclusive(path: Path, text: str, header: Any) -> bool:
+    """Read the one word that a page's header may say to us."""
+    way_out = "The only one is: workercheck: {exclusive: true}"
+    if not isinstance(header, dict):
+        raise PageError(
+            f"{path}: its {_KEY!r} header is {header!r}, no mapping. {way_out}",
+            _line_of(text, _KEY),
+        )
+    for name, value in header.items():
+        if name != "exclusive":
+            raise PageError(
+                f"{path}: its {_KEY!r} header has no setting {name!r}. {way_out}",
+                _line_of(text, _KEY, str(name)),
+            )
+        if not isinstance(value, bool):
+            raise PageError(
+                f"{path}: its {_KEY!r} header sets {name} to {value!r}, which is neither true nor "
+                f"false. {way_out}",
+                _line_of(text, _KEY, name),
+            )
+    return bool(header.get("exclusive", False))
+
+
+def _line_of(text: str, *keys: str) -> int:
+    """Return the line on which a key of the header stands, within another one or by itself."""
+    position = 0
+    for key in keys:
+        match = re.compile(rf"""(?<![\w-])["']?{re.escape(key)}["']?\s*:""").search(text, position)
+        if match is None:
+            break
+        position = match.start()
+    return text.count("\n", 0, position) + 1
 
 
 def _lines_in_json(text: str) -> list[int]:

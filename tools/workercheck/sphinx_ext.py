@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import fnmatch
-import os
+import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,14 +12,15 @@ from docutils import nodes
 from myst_nb.core.config import NbParserConfig
 from myst_nb.core.read import UnexpectedCellDirective
 from myst_parser.config.main import MdParserConfig
-from sphinx.errors import ConfigError
+from sphinx.errors import ConfigError, SphinxError
 from sphinx.util import logging
 
-from workercheck import __version__, gate, pages, provenance, report, rules
-from workercheck import evidence as ev
-from workercheck.cache import PageCache, environment
+from workercheck import __version__, gate, pages, provenance, report, rules, schedule
+from workercheck.cache import PageCache, environment, modules, unchanged
 from workercheck.execute import Run, run_pages
+from workercheck.handover import Handover
 from workercheck.pages import Page
+from workercheck.progress import Progress
 from workercheck.report import PageReport, Report
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         mystnb_config: NbParserConfig
         nb_metadata: dict[str, dict[str, Any]]
         workercheck_key: str
+        workercheck_modules: dict[str, dict[str, str]]
         workercheck_pages: dict[str, PageReport]
         workercheck_strays: dict[str, list[int]]
 
@@ -73,21 +75,24 @@ class Check:
         if not hasattr(env, "workercheck_pages"):
             env.workercheck_pages = {}
             env.workercheck_strays = {}
+            env.workercheck_modules = {}
             env.workercheck_key = ""
         self.nb_config = env.mystnb_config
         self.cache = PageCache(
             Path(self.nb_config.execution_cache_path) / "workercheck", self.environment.key
         )
-        changes: dict[str, Any] = {"execution_cache_path": str(self.cache.path)}
         if self.nb_config.execution_mode in _TAKEN_OVER:
-            changes["execution_mode"] = "cache"
-        env.mystnb_config = self.nb_config.copy(**changes)
+            env.mystnb_config = self.nb_config.copy(execution_mode="cache")
         for name in app.config.workercheck_packages:
             if name.lower().replace("_", "-") not in self.environment.packages:
                 raise ConfigError(
                     f"workercheck_packages in conf.py has {name!r}, which is not installed where "
                     "sphinx-build runs. Install it, or take it out."
                 )
+        try:
+            self.handover = Handover(Path(app.doctreedir) / "workercheck")
+        except OSError as exc:
+            raise _unwritable(exc) from exc
         # An old report must not be taken for this build's, should this build not finish.
         (Path(app.outdir) / report.FILE).unlink(missing_ok=True)
         if app.builder.name in _WITH_PROVENANCE:
@@ -103,14 +108,26 @@ class Check:
             known.pop(docname, None)
         same = env.workercheck_key == self.environment.key
         env.workercheck_key = self.environment.key
+        if self.handover.interrupted and env.found_docs - added:
+            # Its doctrees, or its pages, may be there in part, or be another environment's.
+            LOGGER.info("workercheck: the last build did not finish; every page is read again")
+            return list(env.found_docs)
         force = self.nb_config.execution_mode == "force"
-        return [name for name, page in known.items() if page.unexpected or force or not same]
+        return [
+            name
+            for name, page in known.items()
+            if page.unexpected
+            or force
+            or not same
+            or not unchanged(env.workercheck_modules.get(name, {}))
+        ]
 
     def on_env_before_read_docs(self, app: Sphinx, env: _Environment, docnames: list[str]) -> None:
         """Execute the pages that are about to be read, unless the cache has them."""
         to_run = []
         for docname in docnames:
             env.workercheck_pages.pop(docname, None)
+            env.workercheck_modules.pop(docname, None)
             page = self._read(app, env, docname)
             if page is None:
                 continue
@@ -119,13 +136,17 @@ class Check:
             env.workercheck_pages[docname] = reported
             if page.why_not_executed is not None:
                 self._leave_alone(app, env, page, reported)
-            elif cached := self.cache.load(page):
-                _judge(reported, page, *cached)
-                reported.cached = True
-                if reported.unexpected:
-                    to_run.append(page)
+                continue
+            run = self.cache.load(page)
+            if run is not None and all(f.expected for f in rules.judge(page, run.events)):
+                self._take(env, run, cached=True)
             else:
                 to_run.append(page)
+        if self.cache.damaged:
+            LOGGER.info(
+                "workercheck: dropped what was kept of %s: it is damaged",
+                ", ".join(self.cache.damaged),
+            )
         if to_run:
             self._execute(app, env, to_run)
         if any(page.unexpected for page in env.workercheck_pages.values()):
@@ -141,12 +162,14 @@ class Check:
             text = path.read_text(encoding="utf-8-sig")
             return pages.read(docname, path, text, env.myst_config, self.nb_config)
         except (OSError, UnicodeDecodeError, pages.PageError) as exc:
+            line = exc.line if isinstance(exc, pages.PageError) else 1
             env.workercheck_pages[docname] = PageReport(
                 docname,
                 _source(app, path),
                 executed=False,
-                findings=[rules.not_executed(1, str(exc), "Mend the page.")],
+                findings=[rules.not_executed(line, str(exc), "Mend the page.")],
             )
+            _exclude(env, path)
             return None
 
     def _leave_alone(
@@ -162,42 +185,70 @@ class Check:
                     "Let it be executed, or name it in workercheck_allow_unexecuted.",
                 )
             ]
-        env.mystnb_config = env.mystnb_config.copy(
-            execution_excludepatterns=[
-                *env.mystnb_config.execution_excludepatterns,
-                page.path.as_posix(),
-            ]
-        )
+        _exclude(env, page.path)
 
     def _execute(self, app: Sphinx, env: _Environment, to_run: list[Page]) -> None:
-        jobs = app.config.workercheck_jobs or os.cpu_count() or 1
-        LOGGER.info(
-            "workercheck: executing %d pages, %d at a time", len(to_run), min(jobs, len(to_run))
-        )
-        done = 0
+        asked = app.config.workercheck_jobs or (app.parallel if app.parallel > 1 else 0)
+        jobs = min(asked or schedule.cores(), len(to_run))
+        known = self.cache.seconds()
+        spent: dict[str, float] = {}
+        progress = Progress(to_run, jobs, known, app.verbosity)
 
         def finished(run: Run) -> None:
-            nonlocal done
-            done += 1
-            self.cache.store(run)
-            reported = env.workercheck_pages[run.page.docname]
-            _judge(reported, run.page, run.events, run.seconds)
-            reported.cached = False
-            LOGGER.info(
-                "workercheck: [%d/%d] %s  %.1f s  %s",
-                done,
-                len(to_run),
-                run.page.docname,
-                run.seconds,
-                f"FAILED ({len(reported.unexpected)})" if reported.unexpected else "ok",
-            )
+            spent[run.page.docname] = run.seconds
+            reported = self._take(env, run, cached=False)
+            if not reported.unexpected:
+                self.cache.store(run)
+            failures = len(reported.unexpected)
+            progress.finished(run, f"FAILED ({failures})" if failures else "ok")
 
         timeout = app.config.workercheck_timeout
-        run_pages(
-            [page.with_timeout(timeout) if timeout else page for page in to_run],
-            jobs=jobs,
-            has_failed=rules.has_failed,
-            finished=finished,
+        try:
+            run_pages(
+                [
+                    page.with_timeout(timeout) if timeout else page
+                    for page in schedule.order(to_run, known)
+                ],
+                jobs=jobs,
+                has_failed=rules.has_failed,
+                finished=finished,
+                progress=progress.underway,
+            )
+        except OSError as exc:
+            raise _unwritable(exc) from exc
+        finally:
+            progress.close()
+        self.cache.remember_seconds(spent)
+        self.cache.prune()
+        if self.cache.lost:
+            LOGGER.info(
+                "workercheck: not kept for the next build: %s (%s)",
+                ", ".join(self.cache.lost),
+                self.cache.why_lost,
+            )
+
+    def _take(self, env: _Environment, run: Run, *, cached: bool) -> PageReport:
+        """Report what became of a page's run, and have myst-nb render that very run."""
+        reported = env.workercheck_pages[run.page.docname]
+        reported.executed = True
+        reported.cached = cached
+        reported.seconds = run.seconds
+        reported.executors = rules.executors(run.events)
+        reported.workers = rules.workers(run.events)
+        provenance.describe(reported, run.page, run.events)
+        reported.findings = rules.judge(run.page, run.events)
+        env.workercheck_modules[run.page.docname] = modules(run.events)
+        try:
+            self.handover.give(run)
+        except OSError as exc:
+            raise _unwritable(exc) from exc
+        return reported
+
+    def on_source_read(self, app: Sphinx, docname: str, content: list[str]) -> None:
+        """Point myst-nb to the run of the page that it is about to read."""
+        env = cast("_Environment", app.env)
+        env.mystnb_config = env.mystnb_config.copy(
+            execution_cache_path=str(self.handover.folder(docname))
         )
 
     def on_env_purge_doc(self, app: Sphinx, env: _Environment, docname: str) -> None:
@@ -262,20 +313,17 @@ class Check:
             yield provenance.REPORT, {"title": "Execution report", "body": ""}, "page.html"
 
     def on_build_finished(self, app: Sphinx, exception: Exception | None) -> None:
-        """Drop red runs from the cache, write the report and print the summary."""
-        env = cast("_Environment", app.env)
-        for docname, page in self.pages.items():
-            if env.workercheck_pages[docname].unexpected:
-                self.cache.discard(page)
+        """Write the report and print the summary."""
         if exception is not None:
             return
-        found = self._report(app, env)
+        found = self._report(app, cast("_Environment", app.env))
         found.write(Path(app.outdir))
         if found.verdict == "fail":
             LOGGER.error("%s", report.text(found))
             app.statuscode = 1
         elif found.pages:
             LOGGER.info("%s", report.text(found))
+        self.handover.close()
 
     @property
     def _environment(self) -> dict[str, Any]:
@@ -314,14 +362,21 @@ class Check:
         )
 
 
-def _judge(reported: PageReport, page: Page, events: list[ev.Event], seconds: float) -> None:
-    """Report what became of a page's run, this build's or a cached one."""
-    reported.executed = True
-    reported.seconds = seconds
-    reported.executors = rules.executors(events)
-    reported.workers = rules.workers(events)
-    provenance.describe(reported, page, events)
-    reported.findings = rules.judge(page, events)
+def _exclude(env: _Environment, path: Path) -> None:
+    """Keep myst-nb from executing a page unseen."""
+    env.mystnb_config = env.mystnb_config.copy(
+        execution_excludepatterns=[
+            *env.mystnb_config.execution_excludepatterns,
+            glob.escape(path.as_posix()),
+        ]
+    )
+
+
+def _unwritable(exc: OSError) -> SphinxError:
+    where = f"{exc.filename}: " if exc.filename else ""
+    return SphinxError(
+        f"workercheck: {where}{exc.strerror or exc}. Make room there, or let it be written."
+    )
 
 
 def _outputs(app: Sphinx, docnames: Iterable[str]) -> list[Path]:
@@ -345,7 +400,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Register configuration values, the directive and the event handlers."""
     app.setup_extension("myst_nb")
     # "html": the values are part of .buildinfo, which so tells whether this extension was on.
-    # 0: as many as there are cores, and what nb_execution_timeout says.
+    # 0: as many as Sphinx's -j says, else as there are cores; and what nb_execution_timeout says.
     app.add_config_value("workercheck_jobs", 0, "html", int)
     app.add_config_value("workercheck_timeout", 0, "html", (int, float))
     app.add_config_value("workercheck_allow_unexecuted", [], "html", (list, tuple))
@@ -355,6 +410,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.connect("builder-inited", check.on_builder_inited, priority=900)
     app.connect("env-get-outdated", check.on_env_get_outdated)
     app.connect("env-before-read-docs", check.on_env_before_read_docs, priority=900)
+    app.connect("source-read", check.on_source_read)
     app.connect("env-purge-doc", check.on_env_purge_doc)
     app.connect("env-merge-info", check.on_env_merge_info)
     app.connect("env-updated", check.on_env_updated)
