@@ -230,7 +230,6 @@ class _PageRun:
         )
         client.create_kernel_manager()
         assert client.km is not None
-        # A kernel with idle pools ends at SIGTERM only, which comes after half of this.
         client.km.shutdown_wait_time = SHUTDOWN
         # With the evidence, so that it goes with it.
         client.km.connection_file = str(self.evidence.folder / "connection.json")
@@ -416,8 +415,10 @@ class _PageRun:
             if frame is not None and frame.f_locals.get("self") is client:
                 task.cancel()
         client.shutdown_kernel = "immediate" if self.in_a_hurry else "graceful"
+        hurry = asyncio.ensure_future(_spare_trackers(_kernel_process(client)))
         with contextlib.suppress(Exception):
             await client._async_cleanup_kernel()
+        hurry.cancel()
         patience = time.monotonic() + (0.0 if self.in_a_hurry else GONE_WITHIN)
         while (
             left := reaper.processes_below(self.evidence.folder, since=born)
@@ -459,6 +460,25 @@ def _kernel_process(client: NotebookClient) -> psutil.Process | None:
         return psutil.Process(pid) if pid else None
     except psutil.Error:
         return None
+
+
+async def _spare_trackers(kernel: psutil.Process | None) -> None:
+    """End a kernel that waits for nothing but resource trackers.
+
+    ipykernel ends its children before itself, by SIGTERM, which a tracker ignores: it goes by
+    itself when nobody is left to track for. Every page with a pool has one.
+    """
+    with contextlib.suppress(psutil.Error):
+        while kernel is not None:
+            await asyncio.sleep(_POLL / 2)
+            left = [
+                child.cmdline()
+                for child in kernel.children(recursive=True)
+                if child.status() != psutil.STATUS_ZOMBIE
+            ]
+            if left and all("resource_tracker" in " ".join(command) for command in left):
+                kernel.terminate()
+                return
 
 
 def _is_alive(pid: int) -> bool:
