@@ -27,18 +27,22 @@ BROKEN = "adaptive==1.5.0"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def install(folder: Path, *, adaptive: str | None) -> Path:
-    """Make an environment of the locked packages, with another adaptive if one is named."""
-    uv = bootstrap.tool("uv")
-    python = find_python.find("3.14")
-    subprocess.run([uv, "venv", "--quiet", "--python", str(python), str(folder)], check=True)
-    pip = [uv, "pip", "install", "--quiet", "--python", str(folder)]
-    lock = str(ROOT / "requirements" / "docs.txt")
-    subprocess.run([*pip, "--require-hashes", "--requirement", lock], check=True)
-    subprocess.run([*pip, "--no-deps", "--no-build-isolation", str(ROOT)], check=True)
-    if adaptive:
-        subprocess.run([*pip, "--no-deps", adaptive], check=True)
-    return folder
+def install(env: Path, *arguments: str) -> None:
+    pip = [bootstrap.tool("uv"), "pip", "install", "--quiet", "--python", str(env)]
+    subprocess.run([*pip, *arguments], check=True)
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of the locked packages; the tests replace adaptive in it."""
+    env = tmp_path_factory.mktemp("pair") / "env"
+    python = str(find_python.find("3.14"))
+    subprocess.run(
+        [bootstrap.tool("uv"), "venv", "--quiet", "--python", python, str(env)], check=True
+    )
+    install(env, "--require-hashes", "--requirement", str(ROOT / "requirements" / "docs.txt"))
+    install(env, "--no-deps", "--no-build-isolation", str(ROOT))
+    return env
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +57,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(docs / "tutorial" / f"{page}.md", source / "tutorial")
     (source / "index.md").write_text("# Pair\n\n```{toctree}\n:glob:\n\ntutorial/*\n```\n")
     return source
-
-
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install(tmp_path_factory.mktemp("broken") / "env", adaptive=BROKEN)
 
 
 def build(env: Path, source: Path, outdir: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -83,21 +82,45 @@ def first_cell_with(page: Path, code: str) -> int:
     raise AssertionError(f"{page}: no cell with {code}")
 
 
-def test_stock_myst_nb_publishes_the_broken_pages_in_green(
-    broken: Path, source: Path, tmp_path: Path
+def judge(outdir: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, GATE, outdir], capture_output=True, text=True)
+
+
+def pages(outdir: Path) -> list[dict]:
+    return json.loads((outdir / "workercheck" / "report.json").read_text())["pages"]
+
+
+@pytest.fixture(scope="module")
+def outdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all builds of this file go, so that each has the caches of those before it."""
+    return tmp_path_factory.mktemp("site") / "html"
+
+
+# In this order: one release after the other in one environment, over the same caches.
+
+
+def test_locked_release_is_green_but_for_the_expected_failure(
+    env: Path, source: Path, outdir: Path
 ) -> None:
-    stock = "extensions=myst_nb,sphinx_copybutton"
-    done = build(broken, source, tmp_path / "html", "-D", stock)
+    done = build(env, source, outdir, "-W", "--keep-going", "-n")
     assert 0 == done.returncode, done.stdout
-    assert "build succeeded" in done.stdout
+    gate = judge(outdir)
+    assert 0 == gate.returncode, gate.stdout + gate.stderr
+    findings = [
+        (page["docname"], finding["kind"], finding["expected"])
+        for page in pages(outdir)
+        for finding in page["findings"]
+    ]
+    assert [("tutorial/tutorial.parallelism", "unpickle-task", True)] == findings
 
 
 def test_broken_release_is_red_with_page_line_and_function(
-    broken: Path, source: Path, tmp_path: Path
+    env: Path, source: Path, outdir: Path
 ) -> None:
-    done = build(broken, source, tmp_path / "html")
+    install(env, "--no-deps", BROKEN)
+    done = build(env, source, outdir)
     assert 1 == done.returncode, done.stdout
-    gate = subprocess.run([sys.executable, GATE, tmp_path / "html"], capture_output=True, text=True)
+    gate = judge(outdir)
     assert 1 == gate.returncode, gate.stdout + gate.stderr
     for page in PAGES:
         path = source / "tutorial" / f"{page}.md"
@@ -108,18 +131,23 @@ def test_broken_release_is_red_with_page_line_and_function(
         ), gate.stdout
 
 
-def test_locked_release_is_green_but_for_the_expected_failure(
-    tmp_path_factory: pytest.TempPathFactory, source: Path, tmp_path: Path
+def test_stock_myst_nb_publishes_the_broken_pages_in_green(
+    env: Path, source: Path, tmp_path: Path
 ) -> None:
-    env = install(tmp_path_factory.mktemp("locked") / "env", adaptive=None)
-    done = build(env, source, tmp_path / "html", "-W", "--keep-going", "-n")
+    install(env, "--no-deps", BROKEN)
+    stock = "extensions=myst_nb,sphinx_copybutton"
+    done = build(env, source, tmp_path / "html", "-D", stock)
     assert 0 == done.returncode, done.stdout
-    gate = subprocess.run([sys.executable, GATE, tmp_path / "html"], capture_output=True, text=True)
-    assert 0 == gate.returncode, gate.stdout + gate.stderr
-    report = json.loads((tmp_path / "html" / "workercheck" / "report.json").read_text())
-    findings = [
-        (page["docname"], finding["kind"], finding["expected"])
-        for page in report["pages"]
-        for finding in page["findings"]
-    ]
-    assert [("tutorial/tutorial.parallelism", "unpickle-task", True)] == findings
+    assert "build succeeded" in done.stdout
+
+
+def test_locked_release_is_green_again_and_nothing_is_executed(
+    env: Path, source: Path, outdir: Path
+) -> None:
+    lock = str(ROOT / "requirements" / "docs.txt")
+    install(env, "--require-hashes", "--requirement", lock)
+    done = build(env, source, outdir, "-W", "--keep-going", "-n")
+    assert 0 == done.returncode, done.stdout
+    assert 0 == judge(outdir).returncode
+    assert [True] * len(PAGES) == [page["cached"] for page in pages(outdir)]
+    assert "executing" not in done.stdout
