@@ -450,6 +450,9 @@ class _Code:
                 and _owner(node) in ("", "asyncio")
             ):
                 return True
+            # A client of Dask that will be awaited looks for the loop when it is made.
+            if isinstance(node, ast.Call) and any(k.arg == "asynchronous" for k in node.keywords):
+                return True
         return False
 
     def _await_in_loop(self) -> None:
@@ -527,7 +530,9 @@ class _Code:
         """Wrap a cell that needs a running loop."""
         name = f"cell_{self.number}"
         inner = f"async def {name}():\n{_indent(text)}"
-        table = symtable.symtable(inner, "<cell>", "exec").get_children()[0]
+        # Not its only child: Python 3.14 adds a scope for annotations.
+        children = symtable.symtable(inner, "<cell>", "exec").get_children()
+        table = next(child for child in children if child.get_name() == name)
         bound = sorted(
             symbol.get_name()
             for symbol in table.get_symbols()
