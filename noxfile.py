@@ -33,6 +33,7 @@ LOCKS = {
     "live": DOCS_PYTHON,
     "readers": TESTED_PYTHONS[0],
     "tests": TESTED_PYTHONS[0],
+    "browser": DOCS_PYTHON,
     "lint": TESTED_PYTHONS[0],
     "types": TESTED_PYTHONS[0],
 }
@@ -154,6 +155,13 @@ def linkcheck(session: nox.Session) -> None:
         *("-D", "suppress_warnings=myst-nb.lexer"),
         *("docs/source", "docs/_build/linkcheck"),
     )
+
+
+@nox.session(venv_backend="none", default=False)
+def browser(session: nox.Session) -> None:
+    """Look at every page of the built site in Chromium; `-- ARGS` go to pytest."""
+    run = environment(session, "browser", "browser", project=False)
+    run("pytest", "-n", "2", "--dist", "worksteal", "tests_browser", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -38,6 +38,7 @@ def names(lock):
 def test_every_lock_is_there():
     assert [file.stem for file in LOCKS] == [
         "bootstrap",
+        "browser",
         "docs",
         "lint",
         "live",
@@ -106,6 +107,7 @@ def test_sessions_are_listed_at_once_with_what_they_do():
     listed = dict(re.findall(r"^[*-] (\S+) -> (.+\.)$", run.stdout, re.MULTILINE))
     tested = {f"tests-3.{minor}" for minor in range(11, 16)}
     assert set(listed) == tested | {
+        "browser",
         "docs",
         "docs-live",
         "bench",
