@@ -1,8 +1,8 @@
-/* Draw plots in the page's own colours, light or dark, and follow a change.
+/* Draw plots in the page's own colours, light or dark, follow a change, and name the sliders.
  *
  * bokeh and plotly draw in the browser, so this can be done after the fact, on
- * the finished plots. Only the paper, axes, grid and text change: what shows data
- * keeps its colours.
+ * the finished plots. Only the paper, axes, grid and text change, and lines in black,
+ * the colour of those that were given none: other data keep their colours.
  */
 (() => {
   const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
@@ -14,58 +14,103 @@
     grid: css("--color-background-border"),
   });
 
-  function paintBokeh({ paper, ink, muted, grid }) {
-    for (const doc of window.Bokeh?.documents ?? []) {
-      for (const model of doc.all_models ?? doc._all_models.values()) {
-        const set = (values) => {
-          for (const [name, value] of Object.entries(values))
-            if (name in model.properties) model[name] = value;
-        };
-        const type = model.type;
-        if (type === "Figure")
-          set({ background_fill_color: paper, border_fill_color: paper, outline_line_color: grid });
-        else if (/Axis$/.test(type))
-          set({
-            axis_label_text_color: ink, major_label_text_color: ink,
-            axis_line_color: muted, major_tick_line_color: muted, minor_tick_line_color: muted,
-          });
-        else if (/Grid$/.test(type)) set({ grid_line_color: grid });
-        else if (type === "Title") set({ text_color: ink });
-        else if (type === "Legend")
-          set({ background_fill_color: paper, background_fill_alpha: 0.85, label_text_color: ink, border_line_color: grid });
-        else if (type === "ColorBar")
-          set({ background_fill_color: paper, major_label_text_color: ink, title_text_color: ink });
-      }
+  // -- bokeh --------------------------------------------------------------------
+
+  // Which properties of a model were black before the first change.
+  const black = new WeakMap();
+
+  const modelsOf = (doc) => [...(doc.all_models ?? doc._all_models.values())];
+
+  function blackProperties(model) {
+    if (!black.has(model)) {
+      const plain = (name) => model[name]?.value ?? model[name];
+      black.set(model, Object.keys(model.properties).filter((name) =>
+        /_color$/.test(name) && /^(black|#000|#000000)$/.test(plain(name))));
+    }
+    return black.get(model);
+  }
+
+  function coloursOf(model, onImage, { paper, ink, muted, grid }) {
+    if (model.type === "Figure")
+      return { background_fill_color: paper, border_fill_color: paper, outline_line_color: grid };
+    // A line across an image lies on the image's colours, not on the paper.
+    const values = Object.fromEntries(onImage ? [] : blackProperties(model).map((name) => [name, ink]));
+    for (const name of Object.keys(model.properties))
+      if (/text_color$/.test(name) && typeof model[name] === "string") values[name] = ink;
+    if (/Axis$/.test(model.type))
+      for (const part of ["axis", "major_tick", "minor_tick", "separator"]) values[`${part}_line_color`] = muted;
+    if (/Grid$/.test(model.type)) values.grid_line_color = grid;
+    if (/^(Legend|ColorBar)$/.test(model.type)) {
+      values.background_fill_color = paper;
+      values.border_line_color = grid;
+      if (model.type === "Legend") values.background_fill_alpha = 0.85;
+    }
+    return values;
+  }
+
+  function paintBokeh(doc, now) {
+    const models = modelsOf(doc);
+    const onImage = models.some((model) => model.type === "Image");
+    for (const model of models) {
+      if (/Toolbar|Tool$|Stylesheet/i.test(model.type)) continue;
+      for (const [name, value] of Object.entries(coloursOf(model, onImage, now)))
+        if (name in model.properties)
+          model[name] = typeof model[name] === "object" && model[name] ? { value } : value;
     }
   }
 
-  function paintPlotly({ paper, ink, grid }) {
-    for (const div of document.querySelectorAll(".plotly-graph-div.js-plotly-plot")) {
-      const update = { paper_bgcolor: paper, plot_bgcolor: paper, "font.color": ink };
-      for (const axis of ["xaxis", "yaxis", "zaxis"]) {
-        update[`scene.${axis}.gridcolor`] = grid;
-        update[`scene.${axis}.backgroundcolor`] = paper;
-      }
-      window.Plotly.relayout(div, update);
-    }
+  /* A slider is two widgets, a text and a bare handle: read the one as the name of the other. */
+  function nameSliders(view) {
+    const [text, slider, ...more] = view.child_views ?? [];
+    const handle = slider?.shadow_el?.querySelector(".noUi-handle");
+    if (text?.model.type === "Div" && handle && !more.length) {
+      const name = () => handle.setAttribute("aria-label", text.shadow_el.textContent.trim());
+      text.model.change.connect(() => setTimeout(name));
+      name();
+    } else for (const child of view.child_views ?? []) nameSliders(child);
   }
+
+  // -- plotly -------------------------------------------------------------------
+
+  function paintPlotly(div, { paper, ink, grid }) {
+    const update = { paper_bgcolor: paper, plot_bgcolor: paper, "font.color": ink };
+    for (const [name, part] of Object.entries(div._fullLayout)) {
+      const axes = /^scene\d*$/.test(name)
+        ? ["xaxis", "yaxis", "zaxis"].filter((axis) => part[axis]).map((axis) => `${name}.${axis}`)
+        : /^[xy]axis\d*$/.test(name) ? [name] : [];
+      for (const axis of axes) {
+        update[`${axis}.gridcolor`] = update[`${axis}.zerolinecolor`] = grid;
+        if (name !== axis) update[`${axis}.backgroundcolor`] = paper;
+      }
+    }
+    window.Plotly.relayout(div, update);
+  }
+
+  // -- when ---------------------------------------------------------------------
+
+  const painted = new WeakMap(); // a plot and the paper it was last drawn on
 
   function paint() {
     const now = colours();
-    paintBokeh(now);
-    paintPlotly(now);
+    const once = (plot, draw) => {
+      if (painted.get(plot) === now.paper) return;
+      painted.set(plot, now.paper);
+      draw(plot, now);
+    };
+    const index = window.Bokeh?.index;
+    for (const doc of window.Bokeh?.documents ?? []) {
+      const views = doc.roots().map((root) => index[root.id] ?? index.get?.(root));
+      if (!views[0]) continue; // not drawn yet
+      if (!painted.has(doc)) views.forEach((view) => view && nameSliders(view));
+      once(doc, paintBokeh);
+    }
+    for (const div of document.querySelectorAll(".plotly-graph-div.js-plotly-plot"))
+      if (div._fullLayout) once(div, paintPlotly);
   }
 
-  // Plots appear one by one, some after the page has loaded: paint when the
-  // number of drawn ones changes, for as long as a slow machine may need.
-  let painted = 0;
-  const drawn = () =>
-    (window.Bokeh?.documents.length ?? 0) + document.querySelectorAll(".js-plotly-plot").length;
-  const timer = setInterval(() => {
-    if (drawn() === painted) return;
-    painted = drawn();
-    paint();
-  }, 100);
+  // Plots appear one by one, some after the page has loaded: look for as long as a
+  // slow machine may need.
+  const timer = setInterval(paint, 100);
   setTimeout(() => clearInterval(timer), 20000);
 
   new MutationObserver(paint).observe(document.body, { attributeFilter: ["data-theme"] });
