@@ -1,0 +1,183 @@
+/* What the tests ask a page about its plots. Runs in the page, as `window.probe`.
+ *
+ * A plot counts as drawn when hiding its data changes its pixels: neither an element of
+ * the right size nor a finished library proves that a reader sees a curve.
+ */
+window.probe = (() => {
+  // -- Colours, as WCAG sees them ---------------------------------------------
+
+  const brush = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+
+  function rgb(colour) {
+    brush.clearRect(0, 0, 1, 1);
+    brush.fillStyle = colour;
+    brush.fillRect(0, 0, 1, 1);
+    return brush.getImageData(0, 0, 1, 1).data;
+  }
+
+  const LINEAR = Array.from({ length: 256 }, (_, i) =>
+    i < 11 ? i / 255 / 12.92 : ((i / 255 + 0.055) / 1.055) ** 2.4);
+  const luminance = (data, i = 0) =>
+    0.2126 * LINEAR[data[i]] + 0.7152 * LINEAR[data[i + 1]] + 0.0722 * LINEAR[data[i + 2]];
+  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  const contrast = (a, b) => ratio(luminance(rgb(a)), luminance(rgb(b)));
+
+  /** How many pixels differ, and the contrast that one in a hundred of them exceeds. */
+  function difference(seen, without) {
+    const ratios = [];
+    for (let i = 0; i < seen.length; i += 4)
+      if (seen[i] !== without[i] || seen[i + 1] !== without[i + 1] || seen[i + 2] !== without[i + 2])
+        ratios.push(ratio(luminance(seen, i), luminance(without, i)));
+    ratios.sort((a, b) => a - b);
+    return { pixels: ratios.length, contrast: ratios[Math.floor(0.99 * ratios.length)] ?? 1 };
+  }
+
+  const paper = () => getComputedStyle(document.body).backgroundColor;
+
+  // -- Bokeh --------------------------------------------------------------------
+
+  const roots = () => [...document.querySelectorAll("[data-root-id]")];
+
+  function views(root) {
+    const view = window.Bokeh?.index[root.dataset.rootId];
+    const all = (view) => [view, ...(view.child_views ?? []).flatMap(all)];
+    return view ? all(view) : [];
+  }
+
+  const figures = (root) => views(root).filter((view) => view.model.type === "Figure");
+
+  function framePixels(figure) {
+    const layer = figure.canvas_view.compose();
+    const box = [figure.frame.bbox.left, figure.frame.bbox.top, figure.frame.bbox.width, figure.frame.bbox.height];
+    return layer.canvas.getContext("2d").getImageData(...box.map((n) => n * layer.pixel_ratio)).data;
+  }
+
+  function bokehProblems(root, index) {
+    const name = `bokeh plot ${index + 1}`;
+    if (!figures(root).length) return [`${name} has not drawn: there is no figure`];
+    return figures(root).flatMap((figure) => {
+      const found = [];
+      const background = figure.model.background_fill_color;
+      if (contrast(background, paper()) > 1.5)
+        found.push(`${name} is ${background} on a page of ${paper()}`);
+
+      const seen = framePixels(figure);
+      let drawn = 0;
+      for (const renderer of figure.model.renderers.filter((one) => one.visible)) {
+        renderer.visible = false;
+        figure.paint();
+        const { pixels, contrast } = difference(seen, framePixels(figure));
+        renderer.visible = true;
+        drawn += pixels;
+        if (pixels && contrast < 1.5)
+          found.push(`${name}: ${renderer.glyph.type} is hard to see, ${contrast.toFixed(1)} to 1`);
+      }
+      figure.paint();
+      if (!drawn) found.push(`${name} has not drawn: its data leave no pixel`);
+
+      for (const model of figure.model.references())
+        for (const property of Object.keys(model.properties))
+          if (/text_color$/.test(property) && typeof model[property] === "string" && !/Glyph|^Text$/.test(model.type)) {
+            const seen = contrast(model[property], background);
+            if (seen < 4.5)
+              found.push(`${name}: ${model.type}.${property} is hard to read, ${seen.toFixed(1)} to 1`);
+          }
+      return found;
+    });
+  }
+
+  // -- Plotly -------------------------------------------------------------------
+
+  const drawn = new WeakSet();
+
+  async function pixelsOf(figure) {
+    const image = new Image();
+    image.src = await window.Plotly.toImage(figure, { format: "png", width: 300, height: 200 });
+    await image.decode();
+    const canvas = new OffscreenCanvas(300, 200).getContext("2d");
+    canvas.drawImage(image, 0, 0);
+    return canvas.getImageData(0, 0, 300, 200).data;
+  }
+
+  async function plotlyProblems(div, index) {
+    const name = `plotly plot ${index + 1}`;
+    if (!div._fullData?.length) return [`${name} has not drawn: it has no traces`];
+    const found = [];
+    const background = div._fullLayout.paper_bgcolor;
+    if (contrast(background, paper()) > 1.5)
+      found.push(`${name} is ${background} on a page of ${paper()}`);
+    if (contrast(div._fullLayout.font.color, background) < 4.5)
+      found.push(`${name}: its text is hard to read`);
+    // Without a graphics card each such picture takes seconds; new colours hide no data.
+    if (drawn.has(div)) return found;
+    const { data, layout } = div;
+    const hidden = data.map((trace) => ({ ...trace, visible: false }));
+    const { pixels } = difference(await pixelsOf({ data, layout }), await pixelsOf({ data: hidden, layout }));
+    if (pixels) drawn.add(div);
+    else found.push(`${name} has not drawn: its data leave no pixel`);
+    return found;
+  }
+
+  // -- Pictures -----------------------------------------------------------------
+
+  const visible = (element) => element.checkVisibility({ visibilityProperty: true });
+
+  function pictureProblems(image) {
+    const name = image.getAttribute("src")?.slice(0, 60);
+    if (!image.naturalWidth) return [`picture ${name} has not loaded`];
+    const canvas = new OffscreenCanvas(100, 100).getContext("2d");
+    canvas.drawImage(image, 0, 0, 100, 100);
+    const data = new Uint32Array(canvas.getImageData(0, 0, 100, 100).data.buffer);
+    return data.every((pixel) => pixel === data[0]) ? [`picture ${name} is empty`] : [];
+  }
+
+  function drawingProblems(svg) {
+    const { width, height } = svg.getBBox();
+    return width && height ? [] : [`drawing ${svg.outerHTML.slice(0, 60)} is empty`];
+  }
+
+  // -- What the tests call ------------------------------------------------------
+
+  const plotly = () => [...document.querySelectorAll(".plotly-graph-div")];
+  const own = (tag) => [...document.querySelectorAll(`article ${tag}`)].filter(visible);
+
+  return {
+    /** Whether every plot says that it is ready to be looked at. */
+    ready: () =>
+      roots().every((root) => figures(root).length && figures(root).every((one) => one.has_finished())) &&
+      plotly().every((div) => div._fullData?.length) &&
+      own("img").every((image) => image.complete),
+
+    /** What is wrong with the plots and pictures of the page, one line each. */
+    plots: async () => [
+      ...roots().flatMap(bokehProblems),
+      ...(await Promise.all(plotly().map(plotlyProblems))).flat(),
+      ...own("img").flatMap(pictureProblems),
+      // Plotly's hold layers for what a plot may have.
+      ...own("svg").filter((svg) => !svg.closest(".plotly-graph-div")).flatMap(drawingProblems),
+    ],
+
+    /** How the data beside a slider or a list look now. */
+    look: (control) => {
+      let element = control;
+      while (element && !element.dataset?.rootId) element = element.parentNode ?? element.host;
+      const sum = (data) => new Uint32Array(data.buffer).reduce((sum, pixel) => (sum * 31 + pixel) | 0, 0);
+      return figures(element).map((figure) => sum(framePixels(figure))).join();
+    },
+
+    /** Elements that a reader would have to scroll sideways for, or never sees. */
+    sideways: () => {
+      const found = [];
+      if (document.scrollingElement.scrollWidth > innerWidth)
+        found.push(`the page is ${document.scrollingElement.scrollWidth} px wide in a window of ${innerWidth} px`);
+      const scrolls = (element) =>
+        element && (/auto|scroll/.test(getComputedStyle(element).overflowX) || scrolls(element.parentElement));
+      for (const element of document.querySelectorAll("article *"))
+        if (visible(element) && element.getBoundingClientRect().right > innerWidth + 1 && !scrolls(element)) {
+          found.push(`${element.outerHTML.slice(0, 80)} sticks out`);
+          break; // what is inside of it sticks out as well
+        }
+      return found;
+    },
+  };
+})();

@@ -1,0 +1,155 @@
+"""Each check turns down a page with the fault it is for, and passes the page without it."""
+
+from pathlib import Path
+
+import pytest
+from conftest import serve
+
+HEALTHY = Path(__file__).with_name("healthy.html").read_text()
+
+# What to replace in the healthy page by what, and what must be said about the result.
+FAULTS = {
+    "console error": (
+        "</article>",
+        "</article><script>console.error('broken')</script>",
+        "console: broken",
+    ),
+    "uncaught error": (
+        "</article>",
+        "</article><script>throw new Error('nobody caught me')</script>",
+        "error: nobody caught me",
+    ),
+    "missing file": (
+        "</article>",
+        "</article><script src='_static/nowhere.js'></script>",
+        "request failed with 404: ",
+    ),
+    "other host": (
+        "</article>",
+        "</article><script src='https://cdn.example/widget.js'></script>",
+        "request to another host: https://cdn.example/widget.js",
+    ),
+    "sticks out": (
+        "pre { overflow-x: auto; }",
+        "pre { overflow-x: visible; }",
+        " px wide in a window of 390 px",
+    ),
+    "cut off": (
+        "pre { overflow-x: auto; }",
+        "article { overflow-x: clip; } pre { width: max-content; }",
+        "sticks out",
+    ),
+    "bokeh without a figure": (
+        "doc.add_root(root)",
+        "doc",
+        "bokeh plot 1 has not drawn: there is no figure",
+    ),
+    "bokeh without data": (
+        "({ x: [0, 1, 2, 3], y: [0, n, n / 2, 4] })",
+        "({ x: [], y: [] })",
+        "bokeh plot 1 has not drawn: its data leave no pixel",
+    ),
+    "bokeh with data out of sight": (
+        '"Range1d", { start: -1, end: 4 }',
+        '"Range1d", { start: 100, end: 400 }',
+        "bokeh plot 1 has not drawn: its data leave no pixel",
+    ),
+    "bokeh on white paper in the dark": (
+        '<script defer src="_static/plots.js"></script>',
+        "",
+        "bokeh plot 1 is #ffffff on a page of rgb(19, 20, 22)",
+    ),
+    "bokeh with pale data": (
+        "#30a2da",
+        "#181a1c",
+        "bokeh plot 1: Scatter is hard to see",
+    ),
+    "bokeh with pale text": (
+        "background: var(--color-background-primary)",
+        "--color-foreground-primary: #555 !important; background: #131416",
+        "bokeh plot 1: LinearAxis.axis_label_text_color is hard to read",
+    ),
+    "plotly without traces": (
+        "[{ x: [1, 2], y: [1, 2] }]",
+        "[]",
+        "plotly plot 1 has not drawn: it has no traces",
+    ),
+    "plotly without data": (
+        "[{ x: [1, 2], y: [1, 2] }]",
+        "[{ x: [null], y: [null] }]",
+        "plotly plot 1 has not drawn: its data leave no pixel",
+    ),
+    "empty picture": (
+        'src="_static/favicon.svg"',
+        "src='data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\"/>'",
+        "is empty",
+    ),
+    "picture that is none": (
+        'src="_static/favicon.svg"',
+        'src="data:image/png;base64,none"',
+        "has not loaded",
+    ),
+    "empty drawing": ("L 50 50", "", "is empty"),
+    "dead slider": (
+        "source.data = points(slider.value);",
+        "",
+        "slider 1 does not change its plot",
+    ),
+    "slider without a name": (
+        'make("Column", { children: [text, slider] })',
+        "slider",
+        "axe, serious: ARIA input fields must have an accessible name",
+    ),
+    "code out of the keyboard's reach": (
+        '<script defer src="_static/scrolling.js"></script>',
+        "",
+        "axe, serious: Scrollable region must have keyboard access",
+    ),
+    "picture without words": (
+        'alt="an icon"',
+        "",
+        "axe, critical: Images must have alternative text",
+    ),
+    "grey on grey": (
+        "<h1>",
+        "<h1 style='color: #888; background: #777'>",
+        "axe, serious: Elements must meet minimum color contrast ratio thresholds",
+    ),
+}
+
+
+@pytest.fixture
+def open_text(visit, tmp_path, pytestconfig):
+    """Return a function that opens a page with this text on a phone."""
+    (tmp_path / "_static").symlink_to(pytestconfig.getoption("site").resolve() / "_static")
+    with serve(tmp_path) as address:
+
+        def open_page(text):
+            (tmp_path / "page.html").write_text(text)
+            return visit(f"{address}/page.html", width=390, patience=3)
+
+        yield open_page
+
+
+def test_page_with_nothing_wrong_passes(open_text):
+    page = open_text(HEALTHY)
+    page.switch_theme()
+    assert [*page.look(), *page.axe(), *page.problems] == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_found(open_text, fault):
+    part, replacement, expected = FAULTS[fault]
+    assert HEALTHY.count(part) == 1
+    page = open_text(HEALTHY.replace(part, replacement))
+    page.switch_theme()
+    found = page.axe() if expected.startswith("axe") else page.look()
+    problems = [*found, *page.problems]
+    assert [problem for problem in problems if expected in problem], problems
+
+
+def test_plot_follows_the_theme_and_back(open_text):
+    page = open_text(HEALTHY)
+    for _ in range(3):
+        assert page.plots() == []
+        page.switch_theme()
