@@ -13,7 +13,11 @@ CODE = frozenset({"code", "code-block", "sourcecode", "parsed-literal"})
 
 _DIRECTIVE = re.compile(r"^(?P<mark>`{3,}|~{3,}|:{3,})\{(?P<name>[\w:-]+)\}\s*(?P<argument>.*)$")
 _FENCE = re.compile(r"^\s*(?P<mark>`{3,}|~{3,})")
-_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target><[^>]*>|[^)\s]*)\)")
+# Whichever begins first: a link's text may hold code, and code may hold what looks like a link.
+_LINK_OR_CODE = re.compile(
+    r"(?P<code>(?P<ticks>`+)[^`]+(?P=ticks))"
+    r"|(?<!!)\[(?P<text>[^\]]*)\]\((?P<target><[^>]*>|[^)\s]*)\)"
+)
 _ROLE = re.compile(r"\{[\w:-]+\}`(?P<text>[^`]*)`")
 _TITLED = re.compile(r"^(?P<title>.*?)\s*<(?P<target>[^>]*)>$", re.DOTALL)
 
@@ -78,13 +82,7 @@ def _directive(
 
 
 def _inline(line: str, address: Callable[[str], str]) -> str:
-    # Not within `code`: that is every second piece, but for the text of a role.
-    line = _ROLE.sub(_role, line)
-    pieces = re.split(r"(`+[^`]*`+)", line)
-    if any("](" in piece for piece in pieces[1::2]) or "[`" in line:
-        return _LINK.sub(lambda match: _link(match, address), line)
-    pieces[::2] = [_LINK.sub(lambda match: _link(match, address), piece) for piece in pieces[::2]]
-    return "".join(pieces)
+    return _LINK_OR_CODE.sub(lambda match: _link(match, address), _ROLE.sub(_role, line))
 
 
 def _role(match: re.Match[str]) -> str:
@@ -96,6 +94,8 @@ def _role(match: re.Match[str]) -> str:
 
 
 def _link(match: re.Match[str], address: Callable[[str], str]) -> str:
+    if match["code"]:
+        return match["code"]
     target = match["target"].strip("<>").removeprefix("project:")
     if not target.startswith(("http:", "https:")):
         target = address(target)

@@ -23,9 +23,9 @@ from sphinx.util.docutils import SphinxDirective
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-DATA = Path(__file__).parents[1] / "readers.json"
 PER_PYTHON = len(programs.FORMS) * len(programs.START_METHODS)
 STALE = "\N{DAGGER}"
+NONE = "\N{EN DASH}"
 
 
 class ReadersTable(SphinxDirective):
@@ -35,14 +35,15 @@ class ReadersTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the tables, and what stands around them."""
-        self.env.note_dependency(str(DATA))
+        file = Path(self.env.srcdir).parent / "readers.json"
+        self.env.note_dependency(str(file))
         self.env.note_reread()  # another page's change makes an entry here an old one
         known = {
             (program.docname, program.section): program
             for page in programs.all_programs(self.env.app)
             for program in (page, *page.sections())
         }
-        data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {"runs": []}
+        data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"runs": []}
         runs = [run for run in data["runs"] if (run["page"], run["section"]) in known]
         if not runs:
             return self.parse_text_to_nodes("Nothing has been tried yet: run `nox -s readers`.")
@@ -126,7 +127,7 @@ def _cell(
     notes: dict[tuple[str, ...], int],
 ) -> str:
     if not runs:
-        return "\N{EN DASH}"
+        return NONE
     worked = sum(run["outcome"] == "ok" for run in runs)
     numbers = []
     for run in runs:
@@ -180,12 +181,8 @@ def _environments(
     yield "| Python | " + " | ".join(facts["python"] for facts in columns) + " |"
     yield "|---|" + ":-:|" * len(columns)
     for name in names:
-        yield (
-            f"| {name} | "
-            + " | ".join(f["packages"].get(name, "\N{EN DASH}") for f in columns)
-            + " |"
-        )
-    built = [", ".join(facts["without wheel"]) or "\N{EN DASH}" for facts in columns]
+        yield (f"| {name} | " + " | ".join(f["packages"].get(name, NONE) for f in columns) + " |")
+    built = [", ".join(facts["without wheel"]) or NONE for facts in columns]
     yield "| no wheel: built from source | " + " | ".join(built) + " |"
 
 
