@@ -15,6 +15,7 @@ from conftest import ROOT, Site
 
 sys.path.append(str(ROOT / "docs" / "extensions"))
 
+import programs
 import prose
 import script
 from script import Cell
@@ -295,26 +296,41 @@ def test_section_is_the_first_imports_and_its_own_cells(built: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "cell", "reason"),
+    ("cell", "reason"),
     [
-        ("", "%lsmagic", "'%lsmagic' has no form in a script"),
-        ("", "%%bash\nls", "'%%bash' has no form in a script"),
-        ("", "import not_there", "imports not_there, which is not installed"),
-        ("", "import sphinx", "readers.txt has no sphinx"),
-        ("readers: [{form: script}]", "1", "has no `reason`"),
-        ("readers: [{reason: x, form: page}]", "1", "'page' is no form"),
-        ("readers: [{reason: x, start-method: loky}]", "1", "'loky' is no start method"),
-        ("readers: [{reason: x, python: new}]", "1", "'new' is not like"),
-        ("readers: [{reason: x, why: y}]", "1", "nobody knows the key 'why'"),
+        ("%lsmagic", "'%lsmagic' has no form in a script"),
+        ("%%bash\nls", "'%%bash' has no form in a script"),
+        ("x = (", "is no Python"),
+        ("import not_there", "imports not_there, which is not installed"),
+        ("import sphinx", "readers.txt has no sphinx"),
     ],
 )
-def test_what_cannot_become_a_program_is_told(
-    site: Site, header: str, cell: str, reason: str
-) -> None:
+def test_what_cannot_be_in_a_script_is_told(cell: str, reason: str) -> None:
+    program = programs.Program("a/page", "A", Path("a/page.md"), (Cell(cell, 7),), (), "")
+    with pytest.raises(programs.ProgramError, match=re.escape(reason)) as caught:
+        program.script()
+    assert "page.md" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"form": "script"}, "has no `reason`"),
+        ({"reason": "x", "form": "page"}, "'page' is no form"),
+        ({"reason": "x", "start-method": "loky"}, "'loky' is no start method"),
+        ({"reason": "x", "python": "new"}, "'new' is not like"),
+        ({"reason": "x", "why": "y"}, "nobody knows the key 'why'"),
+        ("not on Windows", "has no `reason`"),
+    ],
+)
+def test_header_that_cannot_be_understood_is_told(entry: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        programs.Limit.read(entry)
+
+
+def test_build_ends_at_a_page_that_cannot_become_a_program(site: Site) -> None:
     site.conf(CONF)
-    header = f"file_format: mystnb\nkernelspec:\n  name: python3\n{header}".strip()
-    site.write("page", text=f"---\n{header}\n---\n\n# A\n\n```{{code-cell}}\n{cell}\n```\n")
+    site.write("page", "1", "%lsmagic")
     build = site.build("-D", "nb_execution_mode=off", "-D", "workercheck_allow_unexecuted=*")
     assert 0 != build.status
-    assert reason in build.log
-    assert "page.md" in build.log
+    assert "page.md:14: '%lsmagic' has no form in a script" in build.log

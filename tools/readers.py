@@ -72,6 +72,7 @@ SET_START_METHOD = (
 )
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ERROR = re.compile(r"^(\w+\.)*[A-Z]\w*(Error|Exception|Exit|Interrupt|Pool)(:|$)")
 _NO_WHEEL = re.compile(r"\b([\w.-]+)==\S+ has no (?:usable )?wheels")
 
 
@@ -471,9 +472,7 @@ def marked(mark: str) -> Iterator[psutil.Process]:
 def last_error(output: str) -> str:
     """Return the line of a terminal's text that says what went wrong."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [
-        line for line in lines if re.match(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b", line)
-    ]
+    errors = [line for line in lines if _ERROR.match(line)]
     return (errors or lines or ["no output"])[-1][:300]
 
 

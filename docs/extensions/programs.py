@@ -203,7 +203,7 @@ class Program:
         try:
             body = script.convert(self.cells)
         except script.ScriptError as error:
-            raise ProgramError(f"{self.path}: {error}") from error
+            raise ProgramError(f"{self.path}:{error.line}: {error}") from error
         packages = "".join(f'#     "{package}",\n' for package in self._dependencies())
         title = self.title + (f": {self.section}" if self.section else "")
         source = f"Made from {self.url}\n" if self.url else f"Made from the page {self.docname}.\n"

@@ -123,7 +123,7 @@ class ScriptError(ValueError):
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
         self.line = line
-        """1-based line in the cell."""
+        """1-based line, in the cell or, once it is known, in the page."""
 
 
 @dc.dataclass(frozen=True)
@@ -173,9 +173,14 @@ def convert(cells: Sequence[Cell]) -> str:
     ScriptError
         For a cell that is no Python, or a magic that has no form in a script.
     """
-    code = [cell for cell in cells if cell.is_code]
-    sources = {id(cell): without_magics(cell.source) for cell in code}
-    trees = [_parse(source) for source in sources.values()]
+    sources, trees = {}, []
+    for cell in cells:
+        if cell.is_code:
+            try:
+                sources[id(cell)] = without_magics(cell.source)
+                trees.append(_parse(sources[id(cell)]))
+            except ScriptError as error:
+                raise ScriptError(str(error), cell.line + error.line) from error
     names = Names(frozenset(_names(trees)))
     quiet = _functions_without_value(trees)
     holoviews = _alias(trees, "holoviews")
