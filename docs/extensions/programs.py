@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses as dc
+import fnmatch
 import functools
 import hashlib
 import html
@@ -51,6 +52,9 @@ FORMS = {"notebook": ".ipynb", "script": ".py"}
 
 # Tells how to run a program, and where all of them were tried.
 ABOUT = "how-to/run-a-page"
+
+# Pages that are not for running, whatever code they have.
+NO_PROGRAMS = ("index", "*/index", "reference/*")
 
 # Written by `-b dummy`, for tools/readers.py.
 MANIFEST = "programs.json"
@@ -307,7 +311,7 @@ _PROGRAMS: dict[str, tuple[int, Program | None]] = {}
 
 
 def read(app: Sphinx, docname: str) -> Program | None:
-    """Return the program that a page is; None for a page without code, and for an index.
+    """Return the program that a page is; None for a page that is none.
 
     Raises
     ------
@@ -315,7 +319,10 @@ def read(app: Sphinx, docname: str) -> Program | None:
         If its header says something about readers that cannot be understood.
     """
     path = Path(app.env.doc2path(docname))
-    if posixpath.basename(docname) == "index" or path.suffix not in (".md", ".ipynb"):
+    if any(fnmatch.fnmatch(docname, p) for p in NO_PROGRAMS) or path.suffix not in (
+        ".md",
+        ".ipynb",
+    ):
         return None
     env: Any = app.env
     known = _PROGRAMS.get(docname)
