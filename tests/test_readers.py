@@ -106,6 +106,20 @@ def test_run_of_one_page_changes_its_own_entries_only(site: Site) -> None:
     assert len(before) + 1 == len(after)
 
 
+def test_two_at_once_keep_what_the_other_has_noted(tmp_path: Path) -> None:
+    def entry(page: str) -> readers.Entry:
+        task = readers.Task(page, "", "script", "3.14", "fork")
+        return readers.Entry(task, "ok", 1.0, "", "2026-11-22", "abc", "env")
+
+    file = tmp_path / "readers.json"
+    first, second = readers.Record.read(file), readers.Record.read(file)
+    first.there = second.there = {("a", ""), ("b", "")}
+    first.add(entry("gone"), {})
+    first.add(entry("a"), {})
+    second.add(entry("b"), {})
+    assert ["a", "b"] == [task.page for task in readers.Record.read(file).entries]
+
+
 def test_explanation_of_what_works_is_turned_down(site: Site) -> None:
     assert 1 == nox(site, "--start-method", "fork", "--form", "script", "stale")
     assert "works-after-all" == entries(site)["stale", "script", "fork"]["outcome"]

@@ -20,6 +20,7 @@ import collections
 import contextlib
 import dataclasses as dc
 import datetime
+import fcntl
 import hashlib
 import itertools
 import json
@@ -127,6 +128,8 @@ class Record:
     path: Path
     environments: dict[str, dict[str, Any]] = dc.field(default_factory=dict)
     entries: dict[Task, Entry] = dc.field(default_factory=dict)
+    there: set[tuple[str, str]] | None = None
+    """The pages and sections of the site; entries of others are not kept."""
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -154,22 +157,28 @@ class Record:
         return record
 
     def add(self, entry: Entry, environment: Mapping[str, Any]) -> None:
-        """Put a run in the place of the one before, and write the file."""
-        self.entries[entry.task] = entry
-        self.environments[entry.environment] = dict(environment)
-        self.write()
+        """Put a run in the place of the one before, and write the file.
 
-    def keep_only(self, programs: Sequence[Mapping[str, Any]]) -> None:
-        """Forget pages and sections that are no more."""
-        there = {(program["page"], program["section"]) for program in programs}
-        self.entries = {
-            task: entry
-            for task, entry in self.entries.items()
-            if (task.page, task.section) in there
-        }
+        What another process has written meanwhile stays.
+        """
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            latest = Record.read(self.path)
+            self.entries = latest.entries | {entry.task: entry}
+            self.environments = latest.environments | {entry.environment: dict(environment)}
+            self.write()
+        finally:
+            os.close(folder)
 
     def write(self) -> None:
         """Write the file, one line a run, so that a change of one shows as one."""
+        if self.there is not None:
+            self.entries = {
+                task: entry
+                for task, entry in self.entries.items()
+                if (task.page, task.section) in self.there
+            }
         used = {entry.environment for entry in self.entries.values()}
         environments = {key: self.environments[key] for key in sorted(used)}
         runs = [json.dumps(self.entries[task].to_json()) for task in sorted(self.entries)]
@@ -547,7 +556,7 @@ def main(arguments: Sequence[str]) -> int:
         record = Record.read(options.data)
         with tempfile.TemporaryDirectory(prefix="readers-programs-") as folder:
             programs = make_programs(options.source, Path(folder))
-            record.keep_only(programs)
+            record.there = {(program["page"], program["section"]) for program in programs}
             environments = {
                 version: environment(version, Path(path).absolute())
                 for version, _, path in (item.partition("=") for item in options.environment)
