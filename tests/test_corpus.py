@@ -39,6 +39,7 @@ EXECUTORS = (
     ("joblib", "joblib"),
     ("loky", "loky"),
     ("manager", "Manager"),
+    ("mpi", "mpi4py.futures"),
     ("multiprocess", "multiprocess"),
     ("process-pool", "ProcessPoolExecutor"),
     ("pool", "Pool"),
@@ -92,6 +93,25 @@ def test_healthy_page_is_not_accused(built: Build, path: Path, record_property) 
         pytest.skip("not on this Python")
     page = built.page(f"healthy/{path.stem}")
     assert ([], True) == (page["findings"], page["executed"])
+
+
+REPORTED = [path for path in (*FAULTS, *HEALTHY) if "executors" in front_matter(path)]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", REPORTED, ids=[path.stem for path in REPORTED])
+def test_report_lists_each_executor_with_its_workers(built: Build, path: Path) -> None:
+    if not runs_here(path):
+        pytest.skip("not on this Python")
+    page = built.page(f"{path.parent.name}/{path.stem}")
+    expected = front_matter(path)
+    assert expected["executors"] == page["executors"]
+    # How often a broken pool starts its workers anew is its own affair.
+    if "started" in expected:
+        assert (expected["started"], sum(expected["started"].values())) == (
+            page["started"],
+            page["workers"],
+        )
 
 
 @pytest.mark.timeout(900)

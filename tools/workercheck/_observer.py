@@ -33,8 +33,10 @@ def start() -> None:
         {
             "concurrent.futures.process": _EXECUTOR,
             "concurrent.futures.thread": [
-                ("ThreadPoolExecutor.submit", "start", _interpreter_submit)
+                ("ThreadPoolExecutor.__init__", "start", _thread_pool),
+                ("ThreadPoolExecutor.submit", "start", _interpreter_submit),
             ],
+            "mpi4py.futures.pool": [("MPIPoolExecutor.submit", "start", _submit("fn"))],
             "distributed.client": [
                 ("Client.submit", "start", _submit("func")),
                 ("Client.map", "start", _submit("func")),
@@ -130,6 +132,14 @@ def _submit(argument: str) -> _monitor.Handler:
     return submit
 
 
+def _thread_pool(frame: FrameType, _: Any) -> None:
+    """Notice a pool of threads that the page makes: nothing is sent, but it is used."""
+    kind = type(frame.f_locals["self"]).__name__
+    if kind == "ThreadPoolExecutor" and _events.cell() and _events.is_page(frame.f_back):
+        name = "concurrent.futures.ThreadPoolExecutor"
+        _events.write("submitted", executor=name, names=[], cell=_events.cell())
+
+
 def _interpreter_submit(frame: FrameType, value: Any) -> None:
     # Threads share the page's memory; interpreters do not.
     if type(frame.f_locals["self"]).__name__ == "InterpreterPoolExecutor":
@@ -149,7 +159,11 @@ def _sent(executor: str) -> _monitor.Handler:
 
     def sent(frame: FrameType, _: Any) -> None:
         here = _events.cell()
-        if here is not None and _events.is_page(frame.f_back):
+        caller = frame.f_back
+        module = str(caller.f_globals.get("__name__")) if caller is not None else ""
+        # An executor that sends what is its own, though the page has called it.
+        of_library = module.startswith(_events.TRANSPORTS) and not module.endswith(".managers")
+        if here is not None and not of_library and _events.is_page(caller):
             things = (frame.f_locals.get("obj"), *(frame.f_locals.get("args") or ()))
             names = [name for thing in things[:6] for name in names_of(type(thing), (thing,), 1)]
             key = (here, executor, *names)

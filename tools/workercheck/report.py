@@ -33,6 +33,8 @@ class PageReport:
     seconds: float = 0.0
     executors: list[str] = dc.field(default_factory=list)
     workers: int = 0
+    started: dict[str, int] = dc.field(default_factory=dict)
+    """The workers by how they were started: a start method, ``loky``, ``dask`` …"""
     ended: str = ""
     """When the run was over: UTC, ISO 8601; empty where there was none."""
     python: str = ""
@@ -111,6 +113,7 @@ def _page_to_dict(page: PageReport) -> dict[str, Any]:
         "seconds": round(page.seconds, 3),
         "executors": page.executors,
         "workers": page.workers,
+        "started": page.started,
         "ended": page.ended,
         "python": page.python,
         "packages": page.packages,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from workercheck import evidence as ev
@@ -46,6 +46,14 @@ _WORKER_MODULES = {"distributed.scheduler", "distributed.worker", "distributed.n
 _SHUTDOWN_NOISE = ("KeyboardInterrupt", "EOFError", "ConnectionResetError", "BrokenPipeError")
 """What a load raises when the process at the other end goes, as all do when a kernel ends."""
 
+_MPI = "mpi4py.futures"
+
+_SERVICE = re.compile(
+    r"-c (?:import sys; )?from multiprocessing\.\w+ import"
+    r"|\bdask[ -]scheduler\b|-m (?:dask|distributed|ipyparallel)\b"
+)
+"""The command line of what an executor starts beside its workers, a scheduler for one."""
+
 _E = TypeVar("_E", bound=ev.Event)
 
 
@@ -79,14 +87,33 @@ def has_failed(page: Page, events: Sequence[ev.Event]) -> bool:
 
 def executors(events: Sequence[ev.Event]) -> list[str]:
     """Return the executors that the page handed work to, in order of first use."""
-    handed = [e for e in _of(events, ev.Submitted) if e.cell is not None]
+    # MPI never works for the page's own process, only for a script that the page runs.
+    handed = [
+        e
+        for e in _of(events, ev.Submitted)
+        if e.cell is not None or wording.family(e.executor) == _MPI
+    ]
     return list(dict.fromkeys(wording.public(e.executor) for e in handed))
 
 
-def workers(events: Sequence[ev.Event]) -> int:
-    """Count the processes that were started to work for the page."""
+def started(events: Sequence[ev.Event]) -> dict[str, int]:
+    """Count the processes that were started to work for the page, by how they were started."""
     hellos = {e.pid: e for e in _of(events, ev.Hello)}
-    return sum(wording.start_method(e) is not None for e in hellos.values())
+    leaders = {e.pid for e in _of(events, ev.Submitted) if wording.family(e.executor) == _MPI}
+    # A nanny of Dask runs the same program as a worker without one, and has the worker below it.
+    nannies = {e.ppid for e in hellos.values() if wording.start_method(e) == "spawn"}
+    counts: dict[str, int] = {}
+    for hello in hellos.values():
+        how = wording.start_method(hello)
+        if (
+            how is None
+            or hello.pid in leaders
+            or (how == "dask" and hello.pid in nannies)
+            or any("ipyparallel.controller" in h.argv for h in _ancestors(hello, hellos))
+        ):
+            continue
+        counts[how] = counts.get(how, 0) + 1
+    return counts
 
 
 def kernel(events: Sequence[ev.Event]) -> ev.Hello | None:
@@ -147,16 +174,39 @@ class _Judge:
             return self.cell_of_message[message_id]
         return self._cell_at(moment)
 
+    def _in_program(self, pid: int) -> bool:
+        """Tell whether a process belongs to a program that the page ran, such as a script.
+
+        What fails there has nothing to do with the work that the page itself handed out.
+        """
+        hello = self.hellos.get(pid)
+        lineage = [hello, *_ancestors(hello, self.hellos)] if hello else []
+        return any(
+            not h.forked
+            and h.pid != self.kernel
+            and wording.start_method(h) in (None, "mpi4py")
+            and not _SERVICE.search(" ".join(h.argv[:4]))
+            for h in lineage
+        )
+
     def _submission(
-        self, moment: float, executor: str | None, names: Iterable[str]
+        self, pid: int, moment: float, executor: str | None, names: Iterable[str]
     ) -> ev.Submitted | None:
         """Find the submission of a piece of work that failed later, elsewhere.
 
         The latest one that names what failed and used this executor, else the latest that
-        does one of both, else the latest.
+        does one of both, else the latest. None in a program of its own, where *pid* is.
         """
+        if self._in_program(pid):
+            return None
         names = {name for name in names if name}
-        before = [s for s in self.submitted if s.time <= moment and s.cell is not None]
+        before = [
+            s
+            for s in self.submitted
+            if s.time <= moment
+            and s.cell is not None
+            and wording.family(s.executor) != "thread"  # these send nothing
+        ]
 
         def named(s: ev.Submitted) -> bool:
             return not names.isdisjoint(s.names)
@@ -203,7 +253,7 @@ class _Judge:
             executor = wording.executor_from(e.stack)
             thing = wording.object_of(e)
             names = [thing or "", *e.globals]
-            submission = self._submission(e.time, executor, names)
+            submission = self._submission(e.pid, e.time, executor, names)
             if submission is not None and executor in (None, "multiprocessing.Process"):
                 executor = wording.public(submission.executor)
             cell = (
@@ -218,7 +268,7 @@ class _Judge:
             what = thing or "a message"
             error = f"{kind}: {e.message}" if e.message else kind
             through = f" sent through {executor}" if executor else ""
-            under = f" under {method}" if method not in (None, "loky") else ""
+            under = f" under {method}" if method in ("fork", "forkserver", "spawn") else ""
             if result:
                 message = (
                     f"the parent could not unpickle {what} ({wording.clean(error)}) that a worker"
@@ -259,6 +309,7 @@ class _Judge:
             explained.add(died.child)
             found.append(
                 self._death(
+                    died.child,
                     died.time,
                     None,
                     died.globals,
@@ -280,6 +331,7 @@ class _Judge:
             codes = [c for pid in broken.pids if (c := self._exitcode(pid))]
             found.append(
                 self._death(
+                    broken.pid,
                     broken.time,
                     broken.executor,
                     (),
@@ -290,7 +342,8 @@ class _Judge:
                 )
             )
         for gone in _of(self.events, ev.Exited):
-            is_worker = gone.target is not None and gone.target.startswith(wording.MACHINERY)
+            target = gone.target or ""
+            is_worker = target.startswith((*wording.MACHINERY, "distributed."))
             if (
                 gone.child in explained
                 or gone.time >= self.closing
@@ -300,9 +353,14 @@ class _Judge:
             explained.add(gone.child)
             found.append(
                 self._death(
+                    gone.pid,
                     gone.time,
-                    "multiprocessing.Pool" if is_worker else "multiprocessing.Process",
-                    (gone.target or "",),
+                    "dask.distributed"
+                    if target.startswith("distributed.")
+                    else "multiprocessing.Pool"
+                    if is_worker
+                    else "multiprocessing.Process",
+                    (target,),
                     "a worker died while it had work",
                     f"worker {gone.child}",
                     None if is_worker else gone.target,
@@ -316,6 +374,7 @@ class _Judge:
 
     def _death(
         self,
+        pid: int,
         moment: float,
         executor: str | None,
         names: Iterable[str],
@@ -324,7 +383,7 @@ class _Judge:
         thing: str | None,
         exitcode: int | None,
     ) -> Finding:
-        submission = self._submission(moment, executor, names)
+        submission = self._submission(pid, moment, executor, names)
         if submission is not None:
             executor = executor if executor and not submission.executor else submission.executor
             cell = self._cell_of(submission.cell, submission.time)
@@ -359,7 +418,7 @@ class _Judge:
             if follows and any(not failure.expected for failure in failures):
                 continue
             if follows and not failures:
-                submission = self._submission(e.time, None, ())
+                submission = self._submission(e.pid, e.time, None, ())
                 where = self._cell_of(submission.cell, submission.time) if submission else e.cell
                 kind: FindingKind = "worker-died"
                 message = "a worker died while it had work"
@@ -544,6 +603,16 @@ class _Judge:
                 )
             )
         return found
+
+
+def _ancestors(hello: ev.Hello, hellos: Mapping[int, ev.Hello]) -> list[ev.Hello]:
+    """Return the processes of the page above one, the nearest first."""
+    found: list[ev.Hello] = []
+    above = hellos.get(hello.ppid)
+    while above is not None and above not in found:
+        found.append(above)
+        above = hellos.get(above.ppid)
+    return found
 
 
 def _of(events: Sequence[ev.Event], cls: type[_E]) -> list[_E]:

@@ -234,7 +234,8 @@ class Check:
         reported.cached = cached
         reported.seconds = run.seconds
         reported.executors = rules.executors(run.events)
-        reported.workers = rules.workers(run.events)
+        reported.started = rules.started(run.events)
+        reported.workers = sum(reported.started.values())
         provenance.describe(reported, run.page, run.events)
         reported.findings = rules.judge(run.page, run.events)
         env.workercheck_modules[run.page.docname] = modules(run.events)

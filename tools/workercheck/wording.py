@@ -37,11 +37,25 @@ LOOK = {
 }
 
 
+ENGINES = (
+    (re.compile(r"\bdask[ -]worker\b|\bdistributed\.cli\.dask_worker\b"), "dask"),
+    (re.compile(r"\bipyparallel\.engine(?!\.)"), "ipyparallel"),
+    (re.compile(r"-m mpi4py\.futures\b"), "mpi4py"),
+)
+"""The programs that a page starts to work for it, by their command line."""
+
+
 def start_method(hello: ev.Hello) -> str | None:
-    """Return how a worker was started, None for a process that is no worker."""
+    """Return how a worker was started, None for a process that is no worker.
+
+    A start method of `multiprocessing`, ``loky``, or the name in `ENGINES`.
+    """
     words = " ".join(hello.argv)
     if "resource_tracker" in words:
         return None
+    for pattern, engine in ENGINES:
+        if not hello.forked and pattern.search(words):
+            return engine
     if hello.forked:
         return "forkserver" if "multiprocessing.forkserver" in words else "fork"
     if "multiprocessing.spawn" in words or "--multiprocessing-fork" in words:
@@ -86,6 +100,7 @@ def public(executor: str) -> str:
     """Return the name under which a reader knows an executor."""
     return {
         "process": "concurrent.futures.ProcessPoolExecutor",
+        "thread": "concurrent.futures.ThreadPoolExecutor",
         "interpreter": "concurrent.futures.InterpreterPoolExecutor",
         "pool": "multiprocessing.Pool",
         "mp-process": "multiprocessing.Process",
@@ -100,6 +115,7 @@ def family(executor: str) -> str:
         ("loky", "loky"),
         ("concurrent.futures.process", "process"),
         ("ProcessPoolExecutor", "process"),
+        ("ThreadPoolExecutor", "thread"),
         ("InterpreterPoolExecutor", "interpreter"),
         ("concurrent.futures.interpreter", "interpreter"),
         ("multiprocessing.pool", "pool"),
