@@ -38,6 +38,10 @@ nb_execution_timeout = 120  # seconds a cell; the default of 30 is tight on shar
 
 workercheck_packages = ["adaptive", "loky"]  # what each page is about, whatever it imports
 
+# adaptive imports mpi4py in each page that has a runner. MPI then looks for networks, which
+# takes it a second; the pages' processes are all on this machine and need none.
+os.environ.setdefault("OMPI_MCA_btl", "self,sm")
+
 nb_merge_streams = True  # one box for what a cell printed, however it arrived
 
 # Plots carry a second rendering for JupyterLab, which a web page has no use for: the
