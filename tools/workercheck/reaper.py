@@ -42,7 +42,6 @@ def watching(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
@@ -72,14 +71,13 @@ def main(folder: Path) -> None:
     """Wait for the build's end, then end what it left."""
     sys.stdin.buffer.read()
     deadline = time.monotonic() + PATIENCE
-    while folder.exists() and time.monotonic() < deadline:
-        left = processes_below(folder)
+    # Again until none is found: one may have started another before it was ended.
+    while (left := processes_below(folder)) and time.monotonic() < deadline:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        if not left:
-            shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.1)
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
