@@ -12,6 +12,7 @@ from conftest import Site
 EXT = Path(__file__).resolve().parent.parent / "docs" / "extensions"
 sys.path.append(str(EXT))
 
+import script  # noqa: E402
 import source_repository  # noqa: E402
 
 CONF = f"""
@@ -119,3 +120,17 @@ def test_tag_is_edited_on_the_main_branch(tmp_path):
 def test_no_git_no_link(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     assert {} == source_repository.theme_options({}, tmp_path)
+
+
+def test_cell_that_needs_a_loop_leaves_its_names_to_the_script(tmp_path):
+    text = script.convert(
+        [
+            script.Cell("import asyncio\n\ntask = asyncio.create_task(asyncio.sleep(0, 5))", 1),
+            script.Cell("print('got', await task)", 4),
+        ]
+    )
+    (tmp_path / "page.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "page.py")], capture_output=True, text=True, timeout=60
+    )
+    assert "got 5\n" == done.stdout, done.stderr
