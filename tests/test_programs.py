@@ -293,6 +293,9 @@ def test_section_is_the_first_imports_and_its_own_cells(built: Path) -> None:
     assert "import adaptive, math" in text
     assert "print(x)" in text
     assert "x = math.pi" not in text
+    # Its only cell is expected to fail, which must not hide that it cannot work by itself.
+    assert ["x"] == second["undefined"]
+    assert [] == next(p for p in manifest if p["page"] == "page" and not p["section"])["undefined"]
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,10 @@ def run(
         )
     seconds = time.monotonic() - started
     said = reason(program["limits"], task)
-    if status == 0:
+    if status == 0 and program["undefined"] and not said:
+        outcome = "failed"
+        error = f"NameError: nothing here defines {', '.join(program['undefined'])}"
+    elif status == 0:
         outcome, error = ("works-after-all", said) if said else ("ok", "")
     elif said:
         outcome, error = "explained", said

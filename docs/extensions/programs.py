@@ -17,6 +17,7 @@ a `section` is about that section, run by itself; the rest is about the page.
 from __future__ import annotations
 
 import ast
+import builtins
 import dataclasses as dc
 import fnmatch
 import functools
@@ -255,6 +256,26 @@ class Program:
                     found.add(node.module.partition(".")[0])
         return found - sys.stdlib_module_names
 
+    def undefined(self) -> list[str]:
+        """Return the names that the code uses and never defines: another section does.
+
+        A cell that fails on purpose would hide it.
+        """
+        bound, used = set(dir(builtins)) | {"display", "get_ipython", "__file__"}, set()
+        for cell in self.cells:
+            if not cell.is_code:
+                continue
+            for node in ast.walk(ast.parse(script.without_magics(cell.source))):
+                if isinstance(node, ast.Name):
+                    (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+                elif isinstance(node, ast.arg):
+                    bound.add(node.arg)
+                elif isinstance(node, ast.alias):
+                    bound.add((node.asname or node.name).partition(".")[0])
+                elif name := getattr(node, "name", None):  # def, class, except, case
+                    bound.add(name)
+        return sorted(used - bound)
+
     def digests(self) -> dict[str, str]:
         """Return for each form a fingerprint of what it runs; prose does not count."""
         cells = "".join(f"{sorted(c.tags)}{c.source}\0" for c in self.cells if c.is_code)
@@ -394,6 +415,7 @@ def write(app: Sphinx, exception: Exception | None) -> None:
                     "section": program.section,
                     "base": posixpath.join(posixpath.dirname(program.docname), program.name),
                     "digests": program.digests(),
+                    "undefined": program.undefined(),
                     "limits": [
                         dc.asdict(limit)
                         for limit in program.limits
