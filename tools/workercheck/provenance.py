@@ -176,7 +176,7 @@ def execution_report(found: Report, href: Callable[[str], str], json_href: str) 
                 _moment(page.ended) + (" (from the cache)" if page.cached else ""),
                 f"{page.seconds:.1f} s" if page.executed else "",
                 ", ".join(page.executors),
-                str(page.workers),
+                ", ".join(f"{number} {how}" for how, number in page.started.items()) or "0",
             )
             for page in found.pages
         },
