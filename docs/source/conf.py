@@ -78,7 +78,7 @@ napoleon_custom_sections = [("Attributes", "params_style"), ("Methods", "params_
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(abc|asyncio|concurrent|dask|distributed|functools|gzip|holoviews|ipyparallel|loky|pandas|plotly"
+        r"(abc|asyncio|concurrent|dask|distributed|functools|gzip|holoviews|ipyparallel|loky|mpi4py|pandas|plotly"
         r"|scipy)"
         r"(\..*)?",
     ),
