@@ -109,7 +109,8 @@ def foot(page: PageReport, environment: Mapping[str, str], named: Iterable[str],
     """
     box = Element("div", {"class": "workercheck"})
     SubElement(box, "hr", {"class": "docutils"})
-    text = SubElement(SubElement(box, "p"), "small")
+    # Not <small>, which themes make paler than a link may be.
+    text = SubElement(box, "p", style="font-size: smaller")
     text.text = f"{outcome(page)}. "
     if page.executed:
         text.text = "Ran on "
