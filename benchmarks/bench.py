@@ -33,19 +33,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="nox -s bench --")
     parser.add_argument("--rounds", type=int, default=1, help="of the tutorials (default: 1)")
     parser.add_argument("--only", choices=["tutorials", "growth"], help="leave out the other")
+    parser.add_argument(
+        "--pages", type=Path, metavar="FOLDER", help="time the pages in FOLDER, and write nothing"
+    )
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
+        if options.pages:
+            _pages(options.pages, folder, options.rounds)
+            return
         if options.only != "growth":
-            _write("tutorials", _tutorials(folder, options.rounds))
+            _write("tutorials", _pages(sites.TUTORIALS, folder, options.rounds))
         if options.only != "tutorials":
             _write("growth", _growth(folder))
     figures.draw(RESULTS)
 
 
-def _tutorials(folder: Path, rounds: int) -> dict[str, object]:
-    pages = sites.tutorials(folder / "tutorials")
+def _pages(source: Path, folder: Path, rounds: int) -> dict[str, object]:
+    pages = sites.copied(folder / "pages", source)
     measured = []
     for number in range(rounds):
         # Each round begins with another one: the machine is not the same at its end.
@@ -69,7 +75,7 @@ def _situations(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     place = folder / f"round{number}-{BUILDERS.index(name)}"
     place.mkdir()
-    builder = Builder(name, folder / "tutorials", place)
+    builder = Builder(name, folder / "pages", place)
     executes = name != OFF
 
     def build(situation: str, count: int) -> tuple[str, dict[str, float]]:

@@ -35,13 +35,13 @@ sum(math.sin(number * k) for k in range(100_000))
 """
 
 
-def tutorials(folder: Path) -> int:
-    """Copy the tutorials that may run in company into a folder; return how many there are."""
+def copied(folder: Path, pages_of: Path = TUTORIALS) -> int:
+    """Copy the pages with code that may run in company into a folder; return how many."""
     pages = {
         path.name: text
-        for path in sorted(TUTORIALS.glob("tutorial.*.md"))
+        for path in sorted(pages_of.glob("*.md"))
         # Two builds of a page that has the machine to itself differ in nothing.
-        if "exclusive: true" not in (text := path.read_text("utf-8"))
+        if "{code-cell}" in (text := path.read_text("utf-8")) and "exclusive: true" not in text
     }
     return _write(folder, pages)
 
