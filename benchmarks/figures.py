@@ -30,12 +30,12 @@ def draw(folder: Path) -> None:
     """
     if (path := folder / "tutorials.json").is_file():
         result = json.loads(path.read_text("utf-8"))
-        (folder / "tutorials.md").write_text(_table(result), "utf-8")
+        (folder / "tutorials.inc").write_text(_table(result), "utf-8")
         for theme in INK:
             _save(folder / f"tutorials-{theme}.svg", theme, _bars, result)
     if (path := folder / "growth.json").is_file():
         result = json.loads(path.read_text("utf-8"))
-        (folder / "growth.md").write_text(_growth_table(result), "utf-8")
+        (folder / "growth.inc").write_text(_growth_table(result), "utf-8")
         for theme in INK:
             _save(folder / f"growth-{theme}.svg", theme, _lines, result)
 
