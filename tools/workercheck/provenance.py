@@ -36,10 +36,9 @@ def describe(reported: PageReport, page: Page, events: Sequence[ev.Event]) -> No
     events
         The evidence of its run, this build's or a cached one's.
     """
-    ended = next(e.time for e in events if isinstance(e, ev.Finished))
-    reported.ended = datetime.datetime.fromtimestamp(ended, datetime.UTC).strftime(
-        "%Y-%m-%dT%H:%M:%SZ"
-    )
+    # The last event: that the run is over, or that evidence was lost.
+    ended = datetime.datetime.fromtimestamp(events[-1].time, datetime.UTC)
+    reported.ended = ended.strftime("%Y-%m-%dT%H:%M:%SZ")
     kernel = rules.kernel(events)
     reported.python = kernel.python if kernel is not None else ""
     # What is installed for another interpreter, nobody here can tell.
