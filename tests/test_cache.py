@@ -388,7 +388,7 @@ def test_builds_of_one_site_differ_in_no_more_than_time(site: Site) -> None:
     def pages(*options: str) -> list[dict]:
         report = site.build(*options).report
         return [
-            {key: value for key, value in page.items() if key not in ("seconds", "cached")}
+            {key: value for key, value in page.items() if key not in ("seconds", "ended", "cached")}
             for page in report["pages"]
         ]
 

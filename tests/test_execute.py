@@ -149,5 +149,6 @@ def test_page_shows_the_same_with_the_recorder_and_without(tmp_path: Path) -> No
 def test_report_is_whole_or_absent(site: Site) -> None:
     site.write("page", "print(6 * 7)")
     build = site.build()
-    assert ["report.json"] == [p.name for p in (build.outdir / "workercheck").iterdir()]
+    written = sorted(path.name for path in (build.outdir / "workercheck").iterdir())
+    assert ["report.html", "report.json"] == written
     assert 1 == json.loads((build.outdir / "workercheck" / "report.json").read_text())["schema"]

@@ -46,7 +46,8 @@ def run(
     return subprocess.run(
         [sys.executable, name],
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(start)},
+        # MPI, which adaptive imports where it is installed, wants a home.
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(start), "HOME": str(folder)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
