@@ -189,7 +189,7 @@ class Check:
 
     def _execute(self, app: Sphinx, env: _Environment, to_run: list[Page]) -> None:
         asked = app.config.workercheck_jobs or (app.parallel if app.parallel > 1 else 0)
-        # One more than cores: a page waits for a third of its time, for kernels and for workers.
+        # One more than cores: a page waits for a quarter of its time.
         jobs = min(asked or schedule.cores() + 1, len(to_run))
         known = self.cache.seconds()
         spent: dict[str, float] = {}
@@ -402,7 +402,8 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Register configuration values, the directive and the event handlers."""
     app.setup_extension("myst_nb")
     # "html": the values are part of .buildinfo, which so tells whether this extension was on.
-    # 0: as many as Sphinx's -j says, else one more than there are cores; and what nb_execution_timeout says.
+    # 0: as many as Sphinx's -j says, else one more than there are cores; and what
+    # nb_execution_timeout says.
     app.add_config_value("workercheck_jobs", 0, "html", int)
     app.add_config_value("workercheck_timeout", 0, "html", (int, float))
     app.add_config_value("workercheck_allow_unexecuted", [], "html", (list, tuple))
