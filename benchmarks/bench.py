@@ -25,7 +25,7 @@ from builders import BUILDERS, OFF, SERIAL, THIS, Builder
 
 RESULTS = Path(__file__).parents[1] / "docs" / "source" / "explanation" / "benchmarks"
 SITUATIONS = ("cold", "nothing changed", "one page changed", "only the caches kept")
-GROWTH = (10, 50, 100, 200)
+GROWTH = (10, 50, 200)
 
 
 def main() -> None:
