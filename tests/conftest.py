@@ -17,6 +17,18 @@ ROOT = Path(__file__).parent.parent
 GATE = ROOT / "tools" / "check_workers.py"
 HEADER = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
 
+# Cells: one whose worker fails and nobody looks, and one that passes.
+BROKEN = """
+from concurrent.futures import ProcessPoolExecutor
+
+def area(x):
+    return x * x
+
+with ProcessPoolExecutor(1) as executor:
+    future = executor.submit(area, 2)
+"""
+PASSES = "print(6 * 7)"
+
 
 @dc.dataclass
 class Build:

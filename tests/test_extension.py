@@ -7,18 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import HEADER, Site, gate
-
-BROKEN = """
-from concurrent.futures import ProcessPoolExecutor
-
-def area(x):
-    return x * x
-
-with ProcessPoolExecutor(1) as executor:
-    future = executor.submit(area, 2)
-"""
-PASSES = "print(6 * 7)"
+from conftest import BROKEN, HEADER, PASSES, Site, gate
 
 
 def test_clean_site_passes(site: Site) -> None:

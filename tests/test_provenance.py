@@ -14,7 +14,7 @@ from importlib.metadata import version
 from urllib.parse import unquote
 
 import pytest
-from conftest import HEADER, Build, Site, gate
+from conftest import BROKEN, HEADER, PASSES, Build, Site, gate
 
 WORK = """
 !true
@@ -23,16 +23,6 @@ from loky import get_reusable_executor
 
 print(get_reusable_executor(max_workers=2).submit(np.sqrt, 4).result())
 """
-BROKEN = """
-from concurrent.futures import ProcessPoolExecutor
-
-def area(x):
-    return x * x
-
-with ProcessPoolExecutor(1) as executor:
-    future = executor.submit(area, 2)
-"""
-PASSES = "print(6 * 7)"
 
 FOOT = re.compile(r'<div class="workercheck">.*?</div>', re.DOTALL)
 
