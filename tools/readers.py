@@ -554,7 +554,8 @@ def tasks(
 def main(arguments: Sequence[str]) -> int:
     """Run what the arguments ask for; return the exit status."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         record = Record.read(options.data)
         with tempfile.TemporaryDirectory(prefix="readers-programs-") as folder:
@@ -580,6 +581,11 @@ def main(arguments: Sequence[str]) -> int:
         ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "nothing to do",
     )
     return 0 if set(counts) <= set(GOOD) else 1
+
+
+def _interrupt(*_: object) -> None:
+    # A shell's background job ignores SIGINT, and so would the pages, but for this handler.
+    raise KeyboardInterrupt
 
 
 def _is_done(

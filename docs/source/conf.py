@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -160,14 +160,21 @@ nb_ipywidgets_js = {"widgets.js": {"defer": "defer"}}
 # The JavaScript that draws the plots comes from the very packages that wrote them,
 # so that versions always match, and once for all pages: a page's setup cell would
 # inline 3.4 MB of it and a first plotly plot 4.8 MB more, hence their `remove-output`.
-PANEL = files("panel") / "dist"
-BOKEH = files("bokeh") / "server/static/js"
+
+
+def package(name):
+    """Return the folder of a package without importing it, which would take a second."""
+    return Path(find_spec(name).origin).parent
+
+
+PANEL = package("panel") / "dist"
+BOKEH = package("bokeh") / "server/static/js"
 PLOT_SCRIPTS = {  # what marks such a plot in a page: the scripts it needs, and when
     "data-root-id": (
         [BOKEH / "bokeh.min.js", BOKEH / "bokeh-widgets.min.js", PANEL / "panel.min.js"],
         "defer",
     ),
-    "plotly-graph-div": ([files("plotly") / "package_data/plotly.min.js"], ""),
+    "plotly-graph-div": ([package("plotly") / "package_data/plotly.min.js"], ""),
 }
 html_static_path += [str(path) for paths, _ in PLOT_SCRIPTS.values() for path in paths]
 

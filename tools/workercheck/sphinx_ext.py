@@ -300,14 +300,13 @@ class Check:
                 pathto,
                 pathto(report.FILE.as_posix(), resource=True),
             )
-        for page in self._pages(app, env):
-            if page.docname == pagename:
-                context["body"] += provenance.foot(
-                    page,
-                    self._environment,
-                    app.config.workercheck_packages,
-                    pathto(provenance.REPORT),
-                )
+        if (page := self._page(app, env, pagename)) is not None:
+            context["body"] += provenance.foot(
+                page,
+                self._environment,
+                app.config.workercheck_packages,
+                pathto(provenance.REPORT),
+            )
 
     def on_html_collect_pages(self, app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Add the execution report to the site."""
@@ -337,22 +336,27 @@ class Check:
         }
 
     def _pages(self, app: Sphinx, env: _Environment) -> list[PageReport]:
-        reported = dict(env.workercheck_pages)
-        for docname, lines in env.workercheck_strays.items():
-            page = reported.get(docname) or PageReport(
-                docname, _source(app, Path(env.doc2path(docname))), executed=False
+        docnames = sorted(env.workercheck_pages.keys() | env.workercheck_strays.keys())
+        found = (self._page(app, env, docname) for docname in docnames)
+        return [page for page in found if page is not None]
+
+    def _page(self, app: Sphinx, env: _Environment, docname: str) -> PageReport | None:
+        page = env.workercheck_pages.get(docname)
+        lines = env.workercheck_strays.get(docname)
+        if lines is None:
+            return page
+        if page is None:
+            page = PageReport(docname, _source(app, Path(env.doc2path(docname))), executed=False)
+        strays = [
+            rules.not_executed(
+                line,
+                "a code-cell outside a notebook, or nested in another directive or a list",
+                "Begin the page with a header that says file_format: mystnb, and put the cell "
+                "at the page's top level.",
             )
-            strays = [
-                rules.not_executed(
-                    line,
-                    "a code-cell outside a notebook, or nested in another directive or a list",
-                    "Begin the page with a header that says file_format: mystnb, and put the cell "
-                    "at the page's top level.",
-                )
-                for line in lines
-            ]
-            reported[docname] = dc.replace(page, findings=[*page.findings, *strays])
-        return [reported[docname] for docname in sorted(reported)]
+            for line in lines
+        ]
+        return dc.replace(page, findings=[*page.findings, *strays])
 
     def _report(self, app: Sphinx, env: _Environment) -> Report:
         reported = self._pages(app, env)
