@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +61,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
             " start_new_session=True)",
             "time.sleep(999)",
         ),
+        (
+            "interrupted",
+            "",
+            "import os, signal, time\n"
+            "try:\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "    time.sleep(5)\n"
+            "except KeyboardInterrupt:\n"
+            "    pass\n"
+            "else:\n"
+            "    raise RuntimeError('nobody heard Ctrl-C')",
+        ),
     ):
         text = HEADER.format(header, name) + "".join(CELL.format(cell) for cell in cells)
         site.write(name, text=text)
@@ -66,10 +82,42 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return site
 
 
+def command(site: Site, *arguments: str) -> list[str]:
+    place = ("--source", str(site.source), "--data", str(site.root / "readers.json"))
+    return [*place, "--environment", f"{PYTHON}={sys.prefix}", *arguments]
+
+
 def nox(site: Site, *arguments: str) -> int:
     """Run what `nox -s readers` runs, with the tests' own environment as the reader's."""
-    place = ("--source", str(site.source), "--data", str(site.root / "readers.json"))
-    return readers.main([*place, "--environment", f"{PYTHON}={sys.prefix}", *arguments])
+    return readers.main(command(site, *arguments))
+
+
+@contextlib.contextmanager
+def in_background(site: Site, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run it as a shell does that was told to with ``&``: the signal of Ctrl-C is ignored."""
+    with subprocess.Popen(
+        [
+            *("sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable),
+            *(str(ROOT / "tools" / "readers.py"), *command(site, *arguments)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def sleeping() -> list[int]:
+    """Return the processes that the page `hangs` has started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "import time; time.sleep(999)" in process.cmdline():
+                found.append(process.pid)
+    return found
 
 
 def entries(site: Site) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -146,20 +194,32 @@ def test_resume_leaves_out_what_is_good_and_unchanged(
 
 @pytest.mark.parametrize("form", readers.FORMS)
 def test_page_that_hangs_is_ended_with_all_that_it_started(site: Site, form: str) -> None:
-    def sleeping() -> list[int]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if "import time; time.sleep(999)" in process.cmdline():
-                    found.append(process.pid)
-            except psutil.Error:
-                continue
-        return found
-
     assert 1 == nox(site, "--form", form, "--start-method", "fork", "--timeout", "12", "hangs")
     run = entries(site)["hangs", form, "fork"]
     assert "timeout" == run["outcome"]
     assert run["error"].startswith("not done after 12 s")
+    assert [] == sleeping()
+
+
+@pytest.mark.parametrize("form", readers.FORMS)
+def test_page_hears_ctrl_c_though_the_run_does_not(site: Site, form: str) -> None:
+    options = ("--form", form, "--start-method", "fork", "interrupted")
+    with in_background(site, *options) as process:
+        output, _ = process.communicate(timeout=120)
+    assert 0 == process.returncode, output
+
+
+def test_sigterm_ends_the_run_and_its_pages(site: Site) -> None:
+    options = ("--form", "script", "--start-method", "fork", "hangs")
+    with in_background(site, *options) as process:
+        deadline = time.monotonic() + 60
+        while not sleeping():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+    assert 130 == process.returncode
+    assert "go on with --resume" in output
     assert [] == sleeping()
 
 
