@@ -64,7 +64,7 @@ def environment(
     Returns
     -------
     Callable
-        Runs a program of the environment, given its name and arguments.
+        Runs a program of the environment, given its name, arguments and further variables.
     """
     folder = ROOT / ".nox" / name
     try:
@@ -92,10 +92,10 @@ def environment(
         )
     path = os.pathsep.join([str(folder / "bin"), str(Path(uv).parent), os.environ["PATH"]])
 
-    def run(program: str, *arguments: str) -> None:
+    def run(program: str, *arguments: str, **environ: str) -> None:
         session.run(
             *(str(folder / "bin" / program), *arguments),
-            env={"VIRTUAL_ENV": str(folder), "PATH": path},
+            env={"VIRTUAL_ENV": str(folder), "PATH": path, **environ},
             external=True,
         )
 
@@ -191,8 +191,9 @@ def readers(session: nox.Session) -> None:
     asked.add_argument("--python", action="append")
     pythons = asked.parse_known_args(session.posargs)[0].python or TESTED_PYTHONS
     run = environment(session, "docs", "docs")
+    tools = str(ROOT / "tools")
     if {"-h", "--help"} & set(session.posargs):
-        run("python", "tools/readers.py", "--help")
+        run("python", "-m", "readers", "--help", PYTHONPATH=tools)
         return
     found = []
     for python in pythons:
@@ -207,7 +208,7 @@ def readers(session: nox.Session) -> None:
             session.warn(f"not tried on Python {python}: a package cannot be installed, see above")
             continue
         found += ["--environment", f"{python}=.nox/readers-{python}"]
-    run("python", "tools/readers.py", *found, *session.posargs)
+    run("python", "-m", "readers", *found, *session.posargs, PYTHONPATH=tools)
 
 
 @nox.session(venv_backend="none")

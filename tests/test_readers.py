@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from test_programs import CONF
 
 sys.path.append(str(ROOT / "tools"))
 
-import readers
 import readers_table
+from readers import __main__ as readers
+from readers import record, terminal
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 HEADER = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n{}---\n\n# {}\n\n"
@@ -98,8 +100,9 @@ def in_background(site: Site, *arguments: str) -> Iterator[subprocess.Popen[str]
     with subprocess.Popen(
         [
             *("sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable),
-            *(str(ROOT / "tools" / "readers.py"), *command(site, *arguments)),
+            *("-m", "readers", *command(site, *arguments)),
         ],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tools")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -155,17 +158,17 @@ def test_run_of_one_page_changes_its_own_entries_only(site: Site) -> None:
 
 
 def test_two_at_once_keep_what_the_other_has_noted(tmp_path: Path) -> None:
-    def entry(page: str) -> readers.Entry:
-        task = readers.Task(page, "", "script", "3.14", "fork")
-        return readers.Entry(task, "ok", 1.0, "", "2026-11-22", "abc", "env")
+    def entry(page: str) -> record.Entry:
+        task = record.Task(page, "", "script", "3.14", "fork")
+        return record.Entry(task, "ok", 1.0, "", "2026-11-22", "abc", "env")
 
     file = tmp_path / "readers.json"
-    first, second = readers.Record.read(file), readers.Record.read(file)
+    first, second = record.Record.read(file), record.Record.read(file)
     first.there = second.there = {("a", ""), ("b", "")}
     first.add(entry("gone"), {})
     first.add(entry("a"), {})
     second.add(entry("b"), {})
-    assert ["a", "b"] == [task.page for task in readers.Record.read(file).entries]
+    assert ["a", "b"] == [task.page for task in record.Record.read(file).entries]
 
 
 def test_explanation_of_what_works_is_turned_down(site: Site) -> None:
@@ -271,14 +274,14 @@ def test_damaged_data_is_told(
     ],
 )
 def test_last_error(output: str, expected: str) -> None:
-    assert expected == readers.last_error(output)
+    assert expected == terminal.last_error(output)
 
 
 def test_terminal_is_one(tmp_path: Path) -> None:
-    status, output = readers.in_terminal(
+    status, output = terminal.in_terminal(
         [sys.executable, "-c", "import sys; print(sys.stdin.isatty(), sys.stdout.isatty())"],
         tmp_path,
-        {readers.MARK: "terminal", "PATH": "/usr/bin:/bin"},
+        {"PATH": "/usr/bin:/bin"},
         timeout=30,
         stop=threading.Event(),
     )

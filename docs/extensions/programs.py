@@ -57,7 +57,7 @@ ABOUT = "how-to/run-a-page"
 # Pages that are not for running, whatever code they have.
 NO_PROGRAMS = ("index", "*/index", "reference/*")
 
-# Written by `-b dummy`, for tools/readers.py.
+# Written by `-b dummy`, for tools/readers.
 MANIFEST = "programs.json"
 
 # What of adaptive needs the packages of its extra `notebook`.
