@@ -61,18 +61,24 @@ window.probe = (() => {
       if (contrast(background, paper()) > 1.5)
         found.push(`${name} is ${background} on a page of ${paper()}`);
 
-      const seen = framePixels(figure);
-      let drawn = 0;
-      for (const renderer of figure.model.renderers.filter((one) => one.visible)) {
-        renderer.visible = false;
+      // Each alone, for curves that run together hide one another, but on what lies under all.
+      const data = figure.model.renderers.filter((one) => one.visible);
+      const pixelsWith = (wanted) => {
+        for (const one of data) one.visible = wanted(one);
         figure.paint();
-        const { pixels, contrast } = difference(seen, framePixels(figure));
-        renderer.visible = true;
+        return framePixels(figure);
+      };
+      const kind = (one) => one.glyph?.type ?? one.type; // error bars have no glyph
+      let drawn = 0;
+      for (const renderer of data) {
+        const ground = (one) => one !== renderer && kind(one) === "Image";
+        const seen = pixelsWith((one) => one === renderer || ground(one));
+        const { pixels, contrast } = difference(seen, pixelsWith(ground));
         drawn += pixels;
         if (pixels && contrast < 1.5)
-          found.push(`${name}: ${renderer.glyph.type} is hard to see, ${contrast.toFixed(1)} to 1`);
+          found.push(`${name}: ${kind(renderer)} is hard to see, ${contrast.toFixed(1)} to 1`);
       }
-      figure.paint();
+      pixelsWith(() => true);
       if (!drawn) found.push(`${name} has not drawn: its data leave no pixel`);
 
       for (const model of figure.model.references())
