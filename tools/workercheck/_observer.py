@@ -42,6 +42,9 @@ def start() -> None:
                 ("Client.map", "start", _submit("func")),
                 ("Client._graph_to_futures", "start", _submit("")),
             ],
+            # A nanny waits for none but those that it has asked to close. One that is still
+            # starting stumbles over that, and exits with 1.
+            "distributed.process": [("AsyncProcess.join", "start", _signalled("self"))],
             "ipyparallel.client.view": [
                 ("DirectView._really_apply", "start", _submit("f")),
                 ("LoadBalancedView._really_apply", "start", _submit("f")),
@@ -238,7 +241,7 @@ def _has_ended(process: Any) -> bool:
 
 
 def _signalled(argument: str) -> _monitor.Handler:
-    """Make the handler for a function that ends the process in its parameter *argument*."""
+    """Make the handler for a function by which the process in *argument* is to end."""
 
     def signalled(frame: FrameType, _: Any) -> None:
         child = frame.f_locals[argument].pid
