@@ -148,7 +148,7 @@ class Program:
         return "\n".join(cell.source for cell in self.cells if cell.is_code)
 
     def sections(self) -> Iterator[Program]:
-        """Yield each section as a program: what a reader copies, after the page's imports."""
+        """Yield each section as a program: what a reader copies, after the cells above all."""
         titled: dict[str, list[script.Cell]] = {}
         head: list[script.Cell] = []
         into = head
@@ -161,11 +161,9 @@ class Program:
                     into.append(dc.replace(cell, source=part))
             else:
                 into.append(cell)
-        imports = next((cell for cell in self.cells if cell.is_code), None)
+        start = [cell for cell in head if cell.is_code]
         for title, cells in titled.items():
-            code = [cell for cell in cells if cell.is_code]
-            if imports is not None and code:
-                start = [] if imports in cells else [imports]
+            if any(cell.is_code for cell in cells):
                 yield dc.replace(
                     self,
                     cells=(*start, *cells),
