@@ -18,13 +18,16 @@ GATE = ROOT / "tools" / "check_workers.py"
 HEADER = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
 
 # Cells: one whose worker fails and nobody looks, and one that passes.
+# The default start method would do on 3.14, but not before.
 BROKEN = """
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 def area(x):
     return x * x
 
-with ProcessPoolExecutor(1) as executor:
+context = multiprocessing.get_context("forkserver")
+with ProcessPoolExecutor(1, mp_context=context) as executor:
     future = executor.submit(area, 2)
 """
 PASSES = "print(6 * 7)"

@@ -184,7 +184,7 @@ def test_script_with_a_process_pool_stands_behind_a_guard(
     assert 'if __name__ == "__main__":\n' in text
     done = run(text, tmp_path, start_method="spawn")
     assert ("7\n", "") == (done.stdout, done.stderr)
-    monkeypatch.setattr(script, "IMPORTS_MAIN_AGAIN", frozenset())
+    monkeypatch.setattr(script.syntax, "IMPORTS_MAIN_AGAIN", frozenset())
     unguarded = run(convert(*POOL_PAGE), tmp_path, start_method="spawn")
     assert "bootstrapping phase" in unguarded.stderr
 

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "docs" / "source"
 REFERENCE = SOURCE / "reference"
 PAGES = [page for page in sorted(SOURCE.rglob("*.md")) if page.parent != REFERENCE]
-CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CELL = re.compile(
+    r"^```\{code-cell\}[^\n]*\n(?:---\n.*?^---\n)?(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 DIRECTIVE = re.compile(
     r"^\.\. (?:autoclass|autofunction|autoexception|py:data):: (\S+)", re.MULTILINE
 )
@@ -63,11 +65,13 @@ def test_what_is_not_documented_is_seen():
     text = (
         "```{code-cell} ipython3\n:tags: [a]\nfrom adaptive.runner import simple, secret\n"
         "adaptive.Hidden.method(adaptive.Learner1D)\nawait adaptive.runner.other()\n```\n"
+        "```{code-cell} ipython3\n---\ntags: [a]\n---\nadaptive.Another\n```\n"
     )
     assert used(text) - documented() == {
         "adaptive.runner.secret",
         "adaptive.Hidden",
         "adaptive.runner.other",
+        "adaptive.Another",
     }
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from workercheck import evidence as ev
-from workercheck import report, rules
+from workercheck import history, report
 from workercheck.pages import Page
 from workercheck.report import PageReport, Report
 
@@ -39,7 +39,7 @@ def describe(reported: PageReport, page: Page, events: Sequence[ev.Event]) -> No
     # The last event: that the run is over, or that evidence was lost.
     ended = datetime.datetime.fromtimestamp(events[-1].time, datetime.UTC)
     reported.ended = ended.strftime("%Y-%m-%dT%H:%M:%SZ")
-    kernel = rules.kernel(events)
+    kernel = history.kernel(events)
     reported.python = kernel.python if kernel is not None else ""
     # What is installed for another interpreter, nobody here can tell.
     if kernel is not None and kernel.executable == sys.executable:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses as dc
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 from workercheck import evidence as ev
 from workercheck import wording
 from workercheck.evidence import Finding, FindingKind
+from workercheck.history import History, of
 from workercheck.pages import RAISES_EXCEPTION, Page
 
 WORKER_KINDS: frozenset[FindingKind] = frozenset(
@@ -46,16 +46,6 @@ _WORKER_MODULES = {"distributed.scheduler", "distributed.worker", "distributed.n
 _SHUTDOWN_NOISE = ("KeyboardInterrupt", "EOFError", "ConnectionResetError", "BrokenPipeError")
 """What a load raises when the process at the other end goes, as all do when a kernel ends."""
 
-_MPI = "mpi4py.futures"
-
-_SERVICE = re.compile(
-    r"-c (?:import sys; )?from multiprocessing\.\w+ import"
-    r"|\bdask[ -]scheduler\b|-m (?:dask|distributed|ipyparallel)\b"
-)
-"""The command line of what an executor starts beside its workers, a scheduler for one."""
-
-_E = TypeVar("_E", bound=ev.Event)
-
 
 def judge(page: Page, events: Sequence[ev.Event]) -> list[Finding]:
     """Return the findings about an executed page, by line.
@@ -85,58 +75,13 @@ def has_failed(page: Page, events: Sequence[ev.Event]) -> bool:
     return any(f.kind in WORKER_KINDS and not f.expected for f in judge(page, events))
 
 
-def executors(events: Sequence[ev.Event]) -> list[str]:
-    """Return the executors that the page handed work to, in order of first use."""
-    # MPI never works for the page's own process, only for a script that the page runs.
-    handed = [
-        e
-        for e in _of(events, ev.Submitted)
-        if e.cell is not None or wording.family(e.executor) == _MPI
-    ]
-    return list(dict.fromkeys(wording.public(e.executor) for e in handed))
-
-
-def started(events: Sequence[ev.Event]) -> dict[str, int]:
-    """Count the processes that were started to work for the page, by how they were started."""
-    hellos = {e.pid: e for e in _of(events, ev.Hello)}
-    leaders = {e.pid for e in _of(events, ev.Submitted) if wording.family(e.executor) == _MPI}
-    # A nanny of Dask runs the same program as a worker without one, and has the worker below it.
-    nannies = {e.ppid for e in hellos.values() if wording.start_method(e) == "spawn"}
-    counts: dict[str, int] = {}
-    for hello in hellos.values():
-        how = wording.start_method(hello)
-        if (
-            how is None
-            or hello.pid in leaders
-            or (how == "dask" and hello.pid in nannies)
-            or any("ipyparallel.controller" in h.argv for h in _ancestors(hello, hellos))
-        ):
-            continue
-        counts[how] = counts.get(how, 0) + 1
-    return counts
-
-
-def kernel(events: Sequence[ev.Event]) -> ev.Hello | None:
-    """Return what the page's kernel said of itself when it started, None where it did not."""
-    return next((e for e in _of(events, ev.Hello) if not e.forked), None)
-
-
 class _Judge:
-    """The evidence of one page, indexed."""
+    """The evidence of one page, and what follows from it."""
 
     def __init__(self, page: Page, events: Sequence[ev.Event]) -> None:
         self.page = page
         self.events = events
-        self.hellos: dict[int, ev.Hello] = {}
-        for hello in _of(events, ev.Hello):
-            self.hellos[hello.pid] = hello
-        itself = kernel(events)
-        self.kernel = itself.pid if itself is not None else None
-        self.started = _of(events, ev.CellStarted)
-        self.ended = _of(events, ev.CellFinished)
-        self.cell_of_message = {e.message_id: e.cell for e in self.ended}
-        self.submitted = _of(events, ev.Submitted)
-        self.closing = min((e.time for e in _of(events, ev.Closing)), default=float("inf"))
+        self.history = History(page, events)
 
     def findings(self) -> list[Finding]:
         failures = [*self._failed_loads(), *self._dead_workers()]
@@ -152,116 +97,33 @@ class _Judge:
         found += self._leftovers()
         return sorted(map(wording.presentable, found), key=lambda f: (f.line, f.kind))
 
-    # --- places ---
-
-    def _line(self, cell: int | None) -> int:
-        return self.page.cells[cell].line if cell is not None and cell < len(self.page.cells) else 0
-
-    def _expects(self, cell: int | None) -> bool:
-        return (
-            cell is not None
-            and cell < len(self.page.cells)
-            and self.page.cells[cell].expects_worker_error
-        )
-
-    def _cell_at(self, moment: float) -> int | None:
-        running = [e.cell for e in self.started if e.time <= moment]
-        return running[-1] if running else None
-
-    def _cell_of(self, message_id: str | None, moment: float) -> int | None:
-        """Return the cell behind a message id; one without an answer is the last that ran."""
-        if message_id in self.cell_of_message:
-            return self.cell_of_message[message_id]
-        return self._cell_at(moment)
-
-    def _in_program(self, pid: int) -> bool:
-        """Tell whether a process belongs to a program that the page ran, such as a script.
-
-        What fails there has nothing to do with the work that the page itself handed out.
-        """
-        hello = self.hellos.get(pid)
-        lineage = [hello, *_ancestors(hello, self.hellos)] if hello else []
-        return any(
-            not h.forked
-            and h.pid != self.kernel
-            and wording.start_method(h) in (None, "mpi4py")
-            and not _SERVICE.search(" ".join(h.argv[:4]))
-            for h in lineage
-        )
-
-    def _submission(
-        self, pid: int, moment: float, executor: str | None, names: Iterable[str]
-    ) -> ev.Submitted | None:
-        """Find the submission of a piece of work that failed later, elsewhere.
-
-        The latest one that names what failed and used this executor, else the latest that
-        does one of both, else the latest. None in a program of its own, where *pid* is.
-        """
-        if self._in_program(pid):
-            return None
-        names = {name for name in names if name}
-        before = [
-            s
-            for s in self.submitted
-            if s.time <= moment
-            and s.cell is not None
-            and wording.family(s.executor) != "thread"  # these send nothing
-        ]
-
-        def named(s: ev.Submitted) -> bool:
-            return not names.isdisjoint(s.names)
-
-        def same(s: ev.Submitted) -> bool:
-            return executor is not None and wording.family(s.executor) == wording.family(executor)
-
-        # An executor that broke has no work from before left that could still fail.
-        broke = [
-            e.time
-            for e in _of(self.events, ev.PoolBroken)
-            if e.time <= moment
-            and executor
-            and wording.family(e.executor) == wording.family(executor)
-        ]
-        since = [s for s in before if broke and s.time > max(broke)]
-        tests: tuple[tuple[list[ev.Submitted], Callable[[ev.Submitted], bool]], ...] = (
-            (since, lambda s: named(s) and same(s)),
-            (since, same),
-            (before, lambda s: named(s) and same(s)),
-            (before, named),
-            (before, same),
-            (before, lambda s: True),
-        )
-        for submissions, test in tests:
-            for submission in reversed(submissions):
-                if test(submission):
-                    return submission
-        return None
-
     # --- failed loads ---
 
     def _failed_loads(self) -> list[Finding]:
         found = []
-        for e in _of(self.events, ev.LoadFailed):
+        for e in of(self.events, ev.LoadFailed):
             kind = e.exception.rsplit(".", 1)[-1]
-            if e.time >= self.closing and kind in _SHUTDOWN_NOISE:
+            if e.time >= self.history.closing and kind in _SHUTDOWN_NOISE:
                 continue
             functions = {function for _, function in e.stack}
             modules = {module for module, _ in e.stack}
             result = not functions.isdisjoint(_PARENT_SIDE) or (
-                e.pid == self.kernel and e.interpreter == 0 and modules.isdisjoint(_WORKER_MODULES)
+                e.pid == self.history.kernel
+                and e.interpreter == 0
+                and modules.isdisjoint(_WORKER_MODULES)
             )
             executor = wording.executor_from(e.stack)
             thing = wording.object_of(e)
             names = [thing or "", *e.globals]
-            submission = self._submission(e.pid, e.time, executor, names)
+            submission = self.history.submission(e.pid, e.time, executor, names)
             if submission is not None and executor in (None, "multiprocessing.Process"):
                 executor = wording.public(submission.executor)
             cell = (
-                self._cell_of(submission.cell, submission.time)
+                self.history.cell_of(submission.cell, submission.time)
                 if submission is not None
-                else self._cell_of(e.cell, e.time)
+                else self.history.cell_of(e.cell, e.time)
             )
-            hello = self.hellos.get(e.pid)
+            hello = self.history.hellos.get(e.pid)
             method = wording.start_method(hello) if hello else None
             if e.interpreter:
                 method = None
@@ -282,11 +144,13 @@ class _Judge:
                 Finding(
                     "unpickle-result" if result else "unpickle-task",
                     message,
-                    self._line(cell),
+                    self.history.line(cell),
                     cell=cell,
-                    expected=self._expects(cell),
+                    expected=self.history.expects(cell),
                     exception=e.exception,
-                    process=wording.process(e, is_kernel=e.pid == self.kernel, method=method),
+                    process=wording.process(
+                        e, is_kernel=e.pid == self.history.kernel, method=method
+                    ),
                     object=thing,
                     hint=wording.hint(e, thing, result, executor),
                 )
@@ -296,13 +160,13 @@ class _Judge:
     # --- dead workers ---
 
     def _dead_workers(self) -> list[Finding]:
-        explained = {e.pid for e in _of(self.events, ev.LoadFailed)}
-        loads = [e.time for e in _of(self.events, ev.LoadFailed)]
+        explained = {e.pid for e in of(self.events, ev.LoadFailed)}
+        loads = [e.time for e in of(self.events, ev.LoadFailed)]
         found = []
-        ended = {e.child for e in _of(self.events, ev.Terminated)}
-        for broken in _of(self.events, ev.PoolBroken):
+        ended = {e.child for e in of(self.events, ev.Terminated)}
+        for broken in of(self.events, ev.PoolBroken):
             ended.update(set(broken.pids) - set(broken.ended))
-        for died in _of(self.events, ev.DiedLoading):
+        for died in of(self.events, ev.DiedLoading):
             if died.child in ended:
                 continue
             thing = wording.reader_object(died.globals)
@@ -320,13 +184,13 @@ class _Judge:
                 )
             )
         last = 0.0
-        for broken in _of(self.events, ev.PoolBroken):
+        for broken in of(self.events, ev.PoolBroken):
             known = not explained.isdisjoint(broken.pids) or any(
                 last < moment <= broken.time for moment in loads
             )
             last = broken.time
             explained.update(broken.pids)
-            if known or broken.time >= self.closing:
+            if known or broken.time >= self.history.closing:
                 continue
             codes = [c for pid in broken.pids if (c := self._exitcode(pid))]
             found.append(
@@ -341,12 +205,12 @@ class _Judge:
                     exitcode=codes[0] if codes else None,
                 )
             )
-        for gone in _of(self.events, ev.Exited):
+        for gone in of(self.events, ev.Exited):
             target = gone.target or ""
             is_worker = target.startswith((*wording.MACHINERY, "distributed."))
             if (
                 gone.child in explained
-                or gone.time >= self.closing
+                or gone.time >= self.history.closing
                 or (gone.exitcode > 0 and not is_worker)
             ):
                 continue
@@ -370,7 +234,7 @@ class _Judge:
         return found
 
     def _exitcode(self, pid: int) -> int | None:
-        return next((e.exitcode for e in _of(self.events, ev.Exited) if e.child == pid), None)
+        return next((e.exitcode for e in of(self.events, ev.Exited) if e.child == pid), None)
 
     def _death(
         self,
@@ -383,12 +247,12 @@ class _Judge:
         thing: str | None,
         exitcode: int | None,
     ) -> Finding:
-        submission = self._submission(pid, moment, executor, names)
+        submission = self.history.submission(pid, moment, executor, names)
         if submission is not None:
             executor = executor if executor and not submission.executor else submission.executor
-            cell = self._cell_of(submission.cell, submission.time)
+            cell = self.history.cell_of(submission.cell, submission.time)
         else:
-            cell = self._cell_at(moment)
+            cell = self.history.cell_at(moment)
         if exitcode is not None:
             message += f" ({wording.end_of(exitcode)})"
         if executor:
@@ -396,9 +260,9 @@ class _Judge:
         return Finding(
             "worker-died",
             message,
-            self._line(cell),
+            self.history.line(cell),
             cell=cell,
-            expected=self._expects(cell),
+            expected=self.history.expects(cell),
             process=process,
             object=thing,
             hint="Find what ends it: run the function in the page itself, without an executor; "
@@ -409,7 +273,7 @@ class _Judge:
 
     def _cell_errors(self, failures: Sequence[Finding]) -> list[Finding]:
         found = []
-        for e in self.ended:
+        for e in self.history.ended:
             if e.exception is None or e.cell >= len(self.page.cells):
                 continue
             cell = self.page.cells[e.cell]
@@ -418,8 +282,10 @@ class _Judge:
             if follows and any(not failure.expected for failure in failures):
                 continue
             if follows and not failures:
-                submission = self._submission(e.pid, e.time, None, ())
-                where = self._cell_of(submission.cell, submission.time) if submission else e.cell
+                submission = self.history.submission(e.pid, e.time, None, ())
+                where = (
+                    self.history.cell_of(submission.cell, submission.time) if submission else e.cell
+                )
                 kind: FindingKind = "worker-died"
                 message = "a worker died while it had work"
                 if "un-serialize" in e.message:
@@ -429,9 +295,9 @@ class _Judge:
                     Finding(
                         kind,
                         f"{message} ({wording.clean(error)})",
-                        self._line(where),
+                        self.history.line(where),
                         cell=where,
-                        expected=self._expects(where),
+                        expected=self.history.expects(where),
                         exception=e.exception,
                         hint="Read the traceback in the page; run the function without an "
                         "executor to see what ends it.",
@@ -457,13 +323,17 @@ class _Judge:
         if not failures:
             return []
         first, *others = failures
-        stopped = [e.cell for e in _of(self.events, ev.Stopped)]
-        broken = [e for e in self.ended if _is_broken(e) and not self._expects(e.cell)]
+        stopped = [e.cell for e in of(self.events, ev.Stopped)]
+        broken = [
+            e for e in self.history.ended if _is_broken(e) and not self.history.expects(e.cell)
+        ]
         note = ""
         if stopped:
-            note = f"; the cell at line {self._line(stopped[0])} waited for it and was stopped"
+            note = (
+                f"; the cell at line {self.history.line(stopped[0])} waited for it and was stopped"
+            )
         elif broken and broken[0].cell != first.cell:
-            note = f"; the cell at line {self._line(broken[0].cell)} failed with it"
+            note = f"; the cell at line {self.history.line(broken[0].cell)} failed with it"
             note += f" ({broken[0].exception})"
         return [dc.replace(first, message=first.message + note), *others]
 
@@ -472,13 +342,13 @@ class _Judge:
             Finding(
                 "cell-timeout",
                 f"the cell did not end within {e.timeout:g} s",
-                self._line(e.cell),
+                self.history.line(e.cell),
                 cell=e.cell,
                 exception="CellTimeoutError",
                 hint="Make it faster, give the page more time with execution_timeout in its "
                 "mystnb header, or find what it waits for.",
             )
-            for e in _of(self.events, ev.CellTimedOut)
+            for e in of(self.events, ev.CellTimedOut)
         ]
 
     def _kernel(self) -> list[Finding]:
@@ -486,17 +356,17 @@ class _Judge:
             Finding(
                 "kernel-died",
                 f"the kernel died ({wording.clean(e.message)})",
-                self._line(e.cell) or (self.page.cells[0].line if self.page.cells else 0),
+                self.history.line(e.cell) or (self.page.cells[0].line if self.page.cells else 0),
                 cell=e.cell,
                 hint="Run the cell in a Python interpreter to see what ends it; install the "
                 "kernel that the page's header names if it did not start.",
             )
-            for e in _of(self.events, ev.KernelDied)
+            for e in of(self.events, ev.KernelDied)
         ]
 
     def _absent(self, found: Sequence[Finding]) -> list[Finding]:
         seen = {f.cell for f in found if f.kind in WORKER_KINDS}
-        errors = {e.cell: e for e in self.ended}
+        errors = {e.cell: e for e in self.history.ended}
         absent = []
         for index, cell in enumerate(self.page.cells):
             if not cell.expects_worker_error or index in seen or index not in errors:
@@ -523,10 +393,10 @@ class _Judge:
     # --- what was not seen, and what was left ---
 
     def _unseen(self, found: Sequence[Finding]) -> list[Finding]:
-        loads = {e.pid for e in _of(self.events, ev.LoadFailed)}
+        loads = {e.pid for e in of(self.events, ev.LoadFailed)}
         failed_in_worker = any(f.kind in WORKER_KINDS for f in found)
         unseen = []
-        for e in _of(self.events, ev.Unseen):
+        for e in of(self.events, ev.Unseen):
             name = (e.exception or "").rsplit(".", 1)[-1]
             if name == "ShutdownExecutorError":  # dropped by the page's own shutdown
                 continue
@@ -539,14 +409,14 @@ class _Judge:
                 )
             ):
                 continue
-            cell = self._cell_of(e.cell, e.time)
+            cell = self.history.cell_of(e.cell, e.time)
             error = f"{name}: {e.message}" if name and e.message else name or e.message
             own = wording.reader_object(e.names) or next(iter(e.names), None)
             unseen.append(
                 Finding(
                     "unseen-failure",
                     f"a {e.what} failed and nobody looked at it ({wording.clean(error)})",
-                    self._line(cell),
+                    self.history.line(cell),
                     cell=cell,
                     exception=e.exception,
                     object=own,
@@ -556,7 +426,7 @@ class _Judge:
         return _merge(unseen)
 
     def _unwatched(self) -> list[Finding]:
-        finished = _of(self.events, ev.Finished)
+        finished = of(self.events, ev.Finished)
         if finished and finished[-1].language != "python":
             return []
         install = "Install workercheck in the environment of the page's kernel."
@@ -565,21 +435,21 @@ class _Judge:
                 f"its evidence is damaged ({e.reason})",
                 "Build again, with room on the disk, and let no page touch WORKERCHECK_EVIDENCE.",
             )
-            for e in _of(self.events, ev.Damaged)[:1]
+            for e in of(self.events, ev.Damaged)[:1]
         ]
         if found:
             return found
-        if finished and self.kernel is None and not _of(self.events, ev.KernelDied):
+        if finished and self.history.kernel is None and not of(self.events, ev.KernelDied):
             found.append(not_watched("its kernel started without the recorder", install))
-        for e in _of(self.events, ev.Unwatched):
-            cell = self._cell_at(e.time)
-            if self.kernel is not None:
+        for e in of(self.events, ev.Unwatched):
+            cell = self.history.cell_at(e.time)
+            if self.history.kernel is not None:
                 found.append(
                     Finding(
                         "not-watched",
                         "a Python process started without the recorder: "
                         f"{wording.clean(e.command)}",
-                        self._line(cell),
+                        self.history.line(cell),
                         cell=cell,
                         process=f"process {e.child}",
                         hint="Hand os.environ on to it, and start it without -S.",
@@ -589,34 +459,20 @@ class _Judge:
 
     def _leftovers(self) -> list[Finding]:
         found = []
-        for e in _of(self.events, ev.Leftover):
-            hello = self.hellos.get(e.child)
-            cell = self._cell_at(hello.time) if hello else None
+        for e in of(self.events, ev.Leftover):
+            hello = self.history.hellos.get(e.child)
+            cell = self.history.cell_at(hello.time) if hello else None
             found.append(
                 Finding(
                     "leftover-process",
                     f"a process outlived the page and was ended: {wording.clean(e.command)}",
-                    self._line(cell),
+                    self.history.line(cell),
                     cell=cell,
                     process=f"process {e.child}",
                     hint="End it in the page: shut its executor down, or use a with block.",
                 )
             )
         return found
-
-
-def _ancestors(hello: ev.Hello, hellos: Mapping[int, ev.Hello]) -> list[ev.Hello]:
-    """Return the processes of the page above one, the nearest first."""
-    found: list[ev.Hello] = []
-    above = hellos.get(hello.ppid)
-    while above is not None and above not in found:
-        found.append(above)
-        above = hellos.get(above.ppid)
-    return found
-
-
-def _of(events: Sequence[ev.Event], cls: type[_E]) -> list[_E]:
-    return [e for e in events if isinstance(e, cls)]
 
 
 def _merge(failures: Sequence[Finding]) -> list[Finding]:

@@ -15,7 +15,7 @@ from myst_parser.config.main import MdParserConfig
 from sphinx.errors import ConfigError, SphinxError
 from sphinx.util import logging
 
-from workercheck import __version__, gate, pages, provenance, report, rules, schedule
+from workercheck import __version__, gate, history, pages, provenance, report, rules, schedule
 from workercheck.cache import PageCache, environment, modules, unchanged
 from workercheck.execute import Run, run_pages
 from workercheck.handover import Handover
@@ -234,8 +234,8 @@ class Check:
         reported.executed = True
         reported.cached = cached
         reported.seconds = run.seconds
-        reported.executors = rules.executors(run.events)
-        reported.started = rules.started(run.events)
+        reported.executors = history.executors(run.events)
+        reported.started = history.started(run.events)
         reported.workers = sum(reported.started.values())
         provenance.describe(reported, run.page, run.events)
         reported.findings = rules.judge(run.page, run.events)
