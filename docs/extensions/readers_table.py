@@ -85,7 +85,7 @@ def _text(
         yield from ("", *_table("page", pages, pythons, known, notes))
     for page, group in itertools.groupby(sections, key=lambda run: run["page"]):
         title = _link(known[page, ""])
-        yield from ("", f"Sections of {title}, each run by itself after the page's imports:", "")
+        yield from ("", f"Sections of {title}, each run by itself after the cells above them:", "")
         yield from _table("section", list(group), pythons, known, notes)
     yield ""
     yield f"✓ stands for {PER_PYTHON} runs that worked: two forms, each under three start methods."
