@@ -34,6 +34,24 @@ window.probe = (() => {
 
   const paper = () => getComputedStyle(document.body).backgroundColor;
 
+  // -- Scrolling ----------------------------------------------------------------
+
+  /** Whether a plot takes what should move the page. A made-up event scrolls nothing itself. */
+  function scrollProblems(name, element) {
+    const found = [];
+    const { left, top, width, height } = element.getBoundingClientRect();
+    const wheel = new WheelEvent("wheel", {
+      ...{ deltaY: 100, clientX: left + width / 2, clientY: top + height / 2 },
+      ...{ bubbles: true, composed: true, cancelable: true },
+    });
+    element.dispatchEvent(wheel);
+    if (wheel.defaultPrevented) found.push(`${name} takes the wheel from the page`);
+    const { touchAction } = getComputedStyle(element);
+    if (matchMedia("(pointer: coarse)").matches && !/auto|pan-y|manipulation/.test(touchAction))
+      found.push(`${name} takes the finger from the page`);
+    return found;
+  }
+
   // -- Bokeh --------------------------------------------------------------------
 
   const roots = () => [...document.querySelectorAll("[data-root-id]")];
@@ -56,7 +74,7 @@ window.probe = (() => {
     const name = `bokeh plot ${index + 1}`;
     if (!figures(root).length) return [`${name} has not drawn: there is no figure`];
     return figures(root).flatMap((figure) => {
-      const found = [];
+      const found = scrollProblems(name, figure.canvas_view.events_el);
       const background = figure.model.background_fill_color;
       if (contrast(background, paper()) > 1.5)
         found.push(`${name} is ${background} on a page of ${paper()}`);
@@ -109,6 +127,9 @@ window.probe = (() => {
     const name = `plotly plot ${index + 1}`;
     if (!div._fullData?.length) return [`${name} has not drawn: it has no traces`];
     const found = [];
+    // A finger turns what is drawn in three dimensions.
+    const canvas = div.querySelector(".gl-container canvas, .nsewdrag");
+    if (canvas) found.push(...scrollProblems(name, canvas).filter((problem) => /wheel/.test(problem)));
     const background = div._fullLayout.paper_bgcolor;
     if (contrast(background, paper()) > 1.5)
       found.push(`${name} is ${background} on a page of ${paper()}`);

@@ -69,6 +69,21 @@ FAULTS = {
         "--color-foreground-primary: #555 !important; background: #131416",
         "bokeh plot 1: LinearAxis.axis_label_text_color is hard to read",
     ),
+    "bokeh that takes the wheel": (
+        '<script defer src="_static/plots.js"></script>',
+        "",
+        "bokeh plot 1 takes the wheel from the page",
+    ),
+    "bokeh that takes the finger": (
+        '<script defer src="_static/plots.js"></script>',
+        "",
+        "bokeh plot 1 takes the finger from the page",
+    ),
+    "plotly that takes the wheel": (
+        '<script defer src="_static/plots.js"></script>',
+        "",
+        "plotly plot 1 takes the wheel from the page",
+    ),
     "plotly without traces": (
         "[{ x: [1, 2], y: [1, 2] }]",
         "[]",

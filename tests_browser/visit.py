@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Request, Response, Route
 
 PROBE = Path(__file__).with_name("probe.js")
-HEIGHTS = {390: 844, 1280: 800}  # of a phone and of a small laptop, in px
+PHONE = 390  # the width of its window, in px; it has no mouse
+HEIGHTS = {PHONE: 844, 1280: 800}  # of a phone and of a small laptop, in px
 SLIDERS = ".noUi-handle"
 LISTS = "[data-root-id] select"
 
@@ -51,6 +52,7 @@ class Visit:
         self.context = browser.new_context(
             viewport={"width": width, "height": HEIGHTS[width]},
             color_scheme=scheme,
+            has_touch=width == PHONE,
             reduced_motion="reduce",  # a colour half way through a transition is no colour
         )
         self.context.add_init_script(path=PROBE)

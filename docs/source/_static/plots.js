@@ -1,4 +1,5 @@
-/* Draw plots in the page's own colours, light or dark, follow a change, and name the sliders.
+/* Draw plots in the page's own colours, light or dark, follow a change, name the sliders, and let
+ * the page be scrolled where a plot lies in the way.
  *
  * bokeh and plotly draw in the browser, so this can be done after the fact, on
  * the finished plots. Only the paper, axes, grid and text change, and lines in black,
@@ -70,6 +71,13 @@
     } else for (const child of view.child_views ?? []) nameSliders(child);
   }
 
+  /* A plot zooms once the reader has picked a tool for it. A mouse may drag at once, for that
+     scrolls no page; a finger scrolls. */
+  function letScroll(toolbar) {
+    toolbar.active_scroll = null;
+    if (matchMedia("(pointer: coarse)").matches) toolbar.active_drag = null;
+  }
+
   // -- plotly -------------------------------------------------------------------
 
   function paintPlotly(div, { paper, ink, grid }) {
@@ -101,11 +109,18 @@
     for (const doc of window.Bokeh?.documents ?? []) {
       const views = doc.roots().map((root) => index[root.id] ?? index.get?.(root));
       if (!views[0]) continue; // not drawn yet
-      if (!painted.has(doc)) views.forEach((view) => view && nameSliders(view));
+      if (!painted.has(doc)) {
+        views.forEach((view) => view && nameSliders(view));
+        modelsOf(doc).filter((model) => model.type === "Toolbar").forEach(letScroll);
+      }
       once(doc, paintBokeh);
     }
-    for (const div of document.querySelectorAll(".plotly-graph-div.js-plotly-plot"))
-      if (div._fullLayout) once(div, paintPlotly);
+    for (const div of document.querySelectorAll(".plotly-graph-div.js-plotly-plot")) {
+      if (!div._fullLayout) continue; // not drawn yet
+      // Its buttons zoom as well.
+      if (!painted.has(div)) div.addEventListener("wheel", (event) => event.stopPropagation(), { capture: true });
+      once(div, paintPlotly);
+    }
   }
 
   // Plots appear one by one, some after the page has loaded: look for as long as a
