@@ -178,7 +178,7 @@ def hint(e: ev.LoadFailed, thing: str | None, result: bool, executor: str | None
     if e.exception == "ModuleNotFoundError":
         return (
             f"Install {e.name} where the workers run, or put it on their path: workers get "
-            "sys.path as it was when their pool was made, loky's only PYTHONPATH."
+            "sys.path as it was when they started."
         )
     if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
         if executor is not None and family(executor) == "process":
