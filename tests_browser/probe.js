@@ -41,8 +41,12 @@ window.probe = (() => {
     const found = [];
     const { left, top, width, height } = element.getBoundingClientRect();
     const wheel = new WheelEvent("wheel", {
-      ...{ deltaY: 100, clientX: left + width / 2, clientY: top + height / 2 },
-      ...{ bubbles: true, composed: true, cancelable: true },
+      deltaY: 100,
+      clientX: left + width / 2,
+      clientY: top + height / 2,
+      bubbles: true,
+      composed: true,
+      cancelable: true,
     });
     element.dispatchEvent(wheel);
     if (wheel.defaultPrevented) found.push(`${name} takes the wheel from the page`);
