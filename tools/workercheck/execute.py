@@ -415,6 +415,7 @@ class _PageRun:
             if frame is not None and frame.f_locals.get("self") is client:
                 task.cancel()
         client.shutdown_kernel = "immediate" if self.in_a_hurry else "graceful"
+        of_the_page = {p.pid for p in reaper.processes_below(self.evidence.folder, since=born)}
         hurry = asyncio.ensure_future(_spare_trackers(_kernel_process(client)))
         with contextlib.suppress(Exception):
             await client._async_cleanup_kernel()
@@ -423,6 +424,11 @@ class _PageRun:
         while (
             left := reaper.processes_below(self.evidence.folder, since=born)
         ) and time.monotonic() < patience:
+            for process in left:
+                # A pool replaces the workers that ipykernel ends, up to the kernel's own end.
+                with contextlib.suppress(psutil.Error):
+                    if process.pid not in of_the_page and not _is_tracker(process):
+                        process.kill()
             await asyncio.sleep(0.1)
         for process in left:
             with contextlib.suppress(psutil.Error):
@@ -472,13 +478,17 @@ async def _spare_trackers(kernel: psutil.Process | None) -> None:
         while kernel is not None:
             await asyncio.sleep(_POLL / 2)
             left = [
-                child.cmdline()
+                child
                 for child in kernel.children(recursive=True)
                 if child.status() != psutil.STATUS_ZOMBIE
             ]
-            if left and all("resource_tracker" in " ".join(command) for command in left):
+            if left and all(map(_is_tracker, left)):
                 kernel.terminate()
                 return
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    return "resource_tracker" in " ".join(process.cmdline())
 
 
 def _is_alive(pid: int) -> bool:
