@@ -120,6 +120,38 @@ def test_one_dead_kernel_is_one_finding_and_the_others_go_on(site: Site) -> None
     assert [] == build.findings("alive")
 
 
+TAKEN = """
+import socket
+from jupyter_client.connect import LocalPortCache
+
+taken = socket.create_server(("127.0.0.1", 0))
+LocalPortCache.find_available_port = lambda self, ip: taken.getsockname()[1]
+extensions = ["myst_nb", "workercheck"]
+"""
+
+
+def test_kernel_starts_when_another_program_takes_the_port_it_was_to_have(site: Site) -> None:
+    site.conf(TAKEN)
+    site.write("page", "print(6 * 7)")
+    build = site.build()
+    assert 0 == build.status, build.log
+
+
+def test_kernel_listens_on_ports_where_the_path_of_a_socket_is_too_long(
+    site: Site, tmp_path: Path
+) -> None:
+    temporary = tmp_path / ("long-" * 20)
+    temporary.mkdir()
+    site.write("page", "print(6 * 7)")
+    build = site.build(env={"TMPDIR": str(temporary)})
+    assert 0 == build.status, build.log
+    site.conf(TAKEN)
+    site.write("page", "print(6 * 8)")
+    build = site.build(env={"TMPDIR": str(temporary)})
+    assert [("kernel-died", 9)] == build.findings("page")
+    assert "Address already in use" in build.page("page")["findings"][0]["message"]
+
+
 def outputs(html: str) -> list[str]:
     return re.findall(r'<div class="cell_output.*?</div>\s*</div>', html, re.DOTALL)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import nbformat
 import psutil
+import zmq
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -231,8 +232,13 @@ class _PageRun:
         client.create_kernel_manager()
         assert client.km is not None
         client.km.shutdown_wait_time = SHUTDOWN
-        # With the evidence, so that it goes with it.
+        # With the evidence, so that they go with it.
         client.km.connection_file = str(self.evidence.folder / "connection.json")
+        address = self.evidence.folder / "kernel"
+        # A port that was free when the kernel was asked to listen there may be taken when it does.
+        if os.name == "posix" and len(os.fsencode(address)) + len("-5") <= zmq.IPC_PATH_MAX_LEN:
+            client.km.transport = "ipc"
+            client.km.ip = str(address)
         try:
             await client.async_start_new_kernel(
                 env=os.environ | self.evidence.environ, cwd=str(cwd), stdout=log, stderr=log
@@ -240,9 +246,8 @@ class _PageRun:
             await client.async_start_new_kernel_client()
             await self._set_language(client)
         except Exception as exc:
-            self.evidence.append(
-                ev.KernelDied, cell=None, message=f"it did not start: {_one_line(exc)}"
-            )
+            why = "; ".join([_one_line(exc), *self._log()[-1:]])
+            self.evidence.append(ev.KernelDied, cell=None, message=f"it did not start: {why}")
         else:
             await self._execute_cells(client)
         finally:
@@ -331,12 +336,16 @@ class _PageRun:
         )
 
     def _last_words(self) -> str:
+        fatal = [line for line in self._log() if "Fatal Python error" in line]
+        return fatal[-1] if fatal else "it ended without a word"
+
+    def _log(self) -> list[str]:
+        """Return the lines that the kernel and its workers wrote past the page."""
         try:
             text = (self.evidence.folder / "kernel.log").read_text("utf-8", "backslashreplace")
         except OSError:
             text = ""
-        fatal = [line for line in text.splitlines() if "Fatal Python error" in line]
-        return _ANSI.sub("", fatal[-1]) if fatal else "it ended without a word"
+        return [line for line in _ANSI.sub("", text).splitlines() if line.strip()]
 
     async def _watch(self, client: NotebookClient) -> None:
         """Stop a page that has failed and waits; notice Python processes without the recorder."""
