@@ -166,9 +166,6 @@ def test_page_shows_the_same_with_the_recorder_and_without(tmp_path: Path) -> No
         site.conf(
             f'extensions = ["myst_nb"{extension}]\nnb_execution_mode = "force"\n'
             "nb_execution_allow_errors = True\nnb_merge_streams = True\n"
-            # Stock myst-nb's kernels, too: a port may be taken by what the other tests run.
-            "from jupyter_client.connect import ConnectionFileMixin\n"
-            "ConnectionFileMixin.transport.default_value = 'ipc'\n"
         )
         for path in pages:
             shutil.copy(path, site.source)
