@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import nbformat
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from workercheck import evidence as ev
 from workercheck import report, rules
@@ -108,6 +108,20 @@ def test_failed_load_is_never_lost(page: Page, events: list[ev.Event], load: ev.
     before_the_end = [e for e in events if not isinstance(e, ev.Closing)]
     kinds = {finding.kind for finding in rules.judge(page, [*before_the_end, load])}
     assert kinds & {"unpickle-task", "unpickle-result"}
+
+
+ends = st.one_of(events_of(cls) for cls in (ev.Exited, ev.PoolBroken, ev.Terminated, ev.LoadFailed))
+
+
+@given(pages, st.lists(ends | events_of(ev.DiedLoading), max_size=5), st.lists(ends, max_size=5))
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
+def test_what_ends_in_the_shutdown_acquits_nobody(
+    page: Page, events: list[ev.Event], late: list[ev.Event]
+) -> None:
+    assume(rules.has_failed(page, events))
+    closing = ev.Closing(pid=1, time=101)
+    after = [dc.replace(event, time=102 + event.time) for event in late]
+    assert rules.has_failed(page, [*events, closing, *after])
 
 
 LOADER = """

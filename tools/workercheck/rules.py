@@ -163,8 +163,10 @@ class _Judge:
         explained = {e.pid for e in of(self.events, ev.LoadFailed)}
         loads = [e.time for e in of(self.events, ev.LoadFailed)]
         found = []
-        ended = {e.child for e in of(self.events, ev.Terminated)}
-        for broken in of(self.events, ev.PoolBroken):
+        # What ends in the shutdown is no failure, and explains none that was there before.
+        before = [e for e in self.events if e.time < self.history.closing]
+        ended = {e.child for e in of(before, ev.Terminated)}
+        for broken in of(before, ev.PoolBroken):
             ended.update(set(broken.pids) - set(broken.ended))
         for died in of(self.events, ev.DiedLoading):
             if died.child in ended:
@@ -184,13 +186,13 @@ class _Judge:
                 )
             )
         last = 0.0
-        for broken in of(self.events, ev.PoolBroken):
+        for broken in of(before, ev.PoolBroken):
             known = not explained.isdisjoint(broken.pids) or any(
                 last < moment <= broken.time for moment in loads
             )
             last = broken.time
             explained.update(broken.pids)
-            if known or broken.time >= self.history.closing:
+            if known:
                 continue
             codes = [c for pid in broken.pids if (c := self._exitcode(pid))]
             found.append(
@@ -205,14 +207,10 @@ class _Judge:
                     exitcode=codes[0] if codes else None,
                 )
             )
-        for gone in of(self.events, ev.Exited):
+        for gone in of(before, ev.Exited):
             target = gone.target or ""
             is_worker = target.startswith((*wording.MACHINERY, "distributed."))
-            if (
-                gone.child in explained
-                or gone.time >= self.history.closing
-                or (gone.exitcode > 0 and not is_worker)
-            ):
+            if gone.child in explained or (gone.exitcode > 0 and not is_worker):
                 continue
             explained.add(gone.child)
             found.append(
