@@ -442,8 +442,10 @@ class _PageRun:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 command = " ".join(process.cmdline())[:200]
+                # A tracker only waits for the others.
+                is_tracker = _is_tracker(process)
                 process.kill()
-                if not self.in_a_hurry:
+                if not self.in_a_hurry and not is_tracker:
                     self.evidence.append(ev.Leftover, child=process.pid, command=command)
 
     def _find_died_loading(self) -> None:
