@@ -11,6 +11,7 @@ import pickletools
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,6 @@ from typing import Any
 
 import nbformat
 import psutil
-import zmq
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -232,13 +232,14 @@ class _PageRun:
         client.create_kernel_manager()
         assert client.km is not None
         client.km.shutdown_wait_time = SHUTDOWN
-        # With the evidence, so that they go with it.
-        client.km.connection_file = str(self.evidence.folder / "connection.json")
-        address = self.evidence.folder / "kernel"
-        # A port that was free when the kernel was asked to listen there may be taken when it does.
-        if os.name == "posix" and len(os.fsencode(address)) + len("-5") <= zmq.IPC_PATH_MAX_LEN:
+        folder = self.evidence.folder
+        # With the evidence, so that it goes with it.
+        client.km.connection_file = str(folder / "connection.json")
+        if sys.platform == "linux":
+            # A port that is free when the kernel is told of it may be taken when it listens there.
+            # An abstract socket has a name of its own, and no file.
             client.km.transport = "ipc"
-            client.km.ip = str(address)
+            client.km.ip = f"@{folder.parent.name}-{folder.name}"
         try:
             await client.async_start_new_kernel(
                 env=os.environ | self.evidence.environ, cwd=str(cwd), stdout=log, stderr=log
