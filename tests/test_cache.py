@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import HEADER, Build, Site
-from workercheck.cache import KEPT_ENVIRONMENTS, KEPT_FOR, PageCache
-from workercheck.reaper import processes_below
+from workercheck.run.reaper import processes_below
+from workercheck.run.store import KEPT_ENVIRONMENTS, KEPT_FOR, PageCache
 
 ANSWER = "print(6 * 7)"
 
@@ -326,7 +326,7 @@ def test_killed_build_leaves_no_process(site: Site, tmp_path: Path, watched: boo
         (reaper,) = (
             child
             for child in psutil.Process(build.pid).children()
-            if "workercheck.reaper" in child.cmdline()
+            if "workercheck.run.reaper" in child.cmdline()
         )
         if not watched:
             reaper.kill()

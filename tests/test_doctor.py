@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from workercheck import cli, doctor
+from workercheck.fronts.commands import doctor
+from workercheck.fronts.commands import main as cli
 
 # Each costs some seconds.
 TRIED = ("adaptive's default executor", "ProcessPoolExecutor, fork", "ProcessPoolExecutor, spawn")

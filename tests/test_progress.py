@@ -14,8 +14,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import HEADER, Site
-from workercheck import schedule
-from workercheck.pages import Cell, Page
+from workercheck.run import schedule
+from workercheck.run.page import Cell, Page
 
 EXCLUSIVE = HEADER.replace("---\n\n", "workercheck: {exclusive: true}\n---\n\n")
 
@@ -132,7 +132,7 @@ def test_bad_header_is_named_with_its_line_and_the_page_is_not_run(site: Site) -
 
 
 IMPATIENT = (
-    "import sys, workercheck.progress as progress; progress.SILENCE = 2.0; "
+    "import sys, workercheck.fronts.sphinx.progress as progress; progress.SILENCE = 2.0; "
     "from sphinx.cmd.build import main; sys.exit(main(sys.argv[1:]))"
 )
 

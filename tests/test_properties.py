@@ -12,9 +12,12 @@ from typing import get_type_hints
 import nbformat
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from workercheck import evidence as ev
-from workercheck import report, rules
-from workercheck.pages import Cell, Page
+from workercheck.evidence import records as ev
+from workercheck.evidence.reader import Evidence
+from workercheck.judge import rules
+from workercheck.judge.finding import FINDING_KINDS
+from workercheck.report import record as report
+from workercheck.run.page import Cell, Page
 
 text = st.text(max_size=60)
 texts = st.lists(text, max_size=4)
@@ -92,7 +95,7 @@ def test_any_evidence_is_judged(page: Page, events: list[ev.Event]) -> None:
     assert findings == sorted(findings, key=lambda f: (f.line, f.kind))
     for finding in findings:
         assert finding.message.isprintable()
-        assert finding.kind in ev.FINDING_KINDS
+        assert finding.kind in FINDING_KINDS
         if finding.expected:
             assert finding.kind in rules.WORKER_KINDS
             assert finding.cell is not None
@@ -162,7 +165,7 @@ def messages(draw: st.DrawFn) -> bytes:
 def test_any_pickle_loads_or_fails_as_without_the_recorder(
     tmp_path_factory, batch: list[bytes]
 ) -> None:
-    evidence = ev.Evidence(tmp_path_factory.mktemp("evidence")).create()
+    evidence = Evidence(tmp_path_factory.mktemp("evidence")).create()
     data = b"".join(len(m).to_bytes(4, "big") + m for m in batch)
     with_and_without = [
         subprocess.run(

@@ -10,16 +10,18 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from workercheck import _failure, _recorder
-from workercheck import evidence as ev
+from workercheck.evidence import records as ev
+from workercheck.evidence.reader import Evidence
+from workercheck.recorder import failure as _failure
+from workercheck.recorder import process as _recorder
 
 
 @pytest.fixture
-def evidence(tmp_path: Path) -> ev.Evidence:
-    return ev.Evidence(tmp_path).create()
+def evidence(tmp_path: Path) -> Evidence:
+    return Evidence(tmp_path).create()
 
 
-def python(code: str, evidence: ev.Evidence | None = None, *options: str) -> str:
+def python(code: str, evidence: Evidence | None = None, *options: str) -> str:
     """Run code in an interpreter of its own, watched if there is evidence to write."""
     done = subprocess.run(
         [sys.executable, *options, "-c", textwrap.dedent(code)],
@@ -38,12 +40,12 @@ sender.send_bytes({message!r})
 """
 
 
-def failures(evidence: ev.Evidence) -> list[ev.LoadFailed]:
+def failures(evidence: Evidence) -> list[ev.LoadFailed]:
     return [event for event in evidence.read() if isinstance(event, ev.LoadFailed)]
 
 
 @pytest.mark.parametrize("options", [(), ("-I",), ("-E", "-s")])
-def test_process_says_hello(evidence: ev.Evidence, options: tuple[str, ...]) -> None:
+def test_process_says_hello(evidence: Evidence, options: tuple[str, ...]) -> None:
     python("pass", evidence, *options)
     (hello,) = evidence.read()
     assert isinstance(hello, ev.Hello)
@@ -51,11 +53,11 @@ def test_process_says_hello(evidence: ev.Evidence, options: tuple[str, ...]) -> 
 
 
 def test_nothing_happens_without_the_variable() -> None:
-    code = "import sys, pickle; print('workercheck._recorder' in sys.modules, type(pickle.loads))"
+    code = "import sys, pickle; print('workercheck.recorder.process' in sys.modules, type(pickle.loads))"
     assert "False <class 'builtin_function_or_method'>\n" == python(code)
 
 
-def test_failed_load_of_a_transport_is_recorded(evidence: ev.Evidence) -> None:
+def test_failed_load_of_a_transport_is_recorded(evidence: Evidence) -> None:
     code = TRANSPORT.format(message=b"c__main__\nsphere\n.") + "receiver.recv()"
     python(code, evidence)
     (failure,) = failures(evidence)
@@ -63,12 +65,12 @@ def test_failed_load_of_a_transport_is_recorded(evidence: ev.Evidence) -> None:
     assert ["multiprocessing.connection", "recv"] == failure.stack[0]
 
 
-def test_load_that_succeeds_is_not(evidence: ev.Evidence) -> None:
+def test_load_that_succeeds_is_not(evidence: Evidence) -> None:
     python(TRANSPORT.format(message=pickle.dumps([1, 2])) + "receiver.recv()", evidence)
     assert [] == failures(evidence)
 
 
-def test_pages_own_load_is_not(evidence: ev.Evidence) -> None:
+def test_pages_own_load_is_not(evidence: Evidence) -> None:
     python("import pickle\npickle.loads(b'junk')", evidence)
     assert [] == failures(evidence)
 
@@ -76,7 +78,7 @@ def test_pages_own_load_is_not(evidence: ev.Evidence) -> None:
 @pytest.mark.parametrize(
     "error", ["KeyboardInterrupt", "SystemExit", "GeneratorExit", "StopIteration"]
 )
-def test_every_exception_is_recorded_and_passed_on(evidence: ev.Evidence, error: str) -> None:
+def test_every_exception_is_recorded_and_passed_on(evidence: Evidence, error: str) -> None:
     message = (
         f"c__builtin__\neval\n(Vlist(i for i in [1]) and (_ for _ in ()).throw({error}(7))\ntR."
     )
@@ -92,12 +94,12 @@ def test_every_exception_is_recorded_and_passed_on(evidence: ev.Evidence, error:
     assert error == failure.exception
 
 
-def test_traceback_is_the_same_as_without(evidence: ev.Evidence) -> None:
+def test_traceback_is_the_same_as_without(evidence: Evidence) -> None:
     code = TRANSPORT.format(message=b"c__main__\nsphere\n.") + "receiver.recv()"
     assert python(code) == python(code, evidence)
 
 
-def test_failure_within_a_failure_is_one_event(evidence: ev.Evidence) -> None:
+def test_failure_within_a_failure_is_one_event(evidence: Evidence) -> None:
     inner = b"c__main__\nsphere\n."
     # multiprocessing.reduction's own loads, called while another message is loaded.
     outer = b"cmultiprocessing.connection\n_ForkingPickler.loads\n(C" + bytes([len(inner)]) + inner
@@ -111,7 +113,7 @@ def test_failure_within_a_failure_is_one_event(evidence: ev.Evidence) -> None:
     assert 1 == len(failures(evidence))
 
 
-def test_wrapper_pickles_by_reference_and_is_no_method(evidence: ev.Evidence) -> None:
+def test_wrapper_pickles_by_reference_and_is_no_method(evidence: Evidence) -> None:
     code = """
     import pickle
     from multiprocessing.reduction import ForkingPickler
@@ -127,12 +129,12 @@ def test_wrapper_pickles_by_reference_and_is_no_method(evidence: ev.Evidence) ->
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork here")
-def test_forked_child_says_hello(evidence: ev.Evidence) -> None:
+def test_forked_child_says_hello(evidence: Evidence) -> None:
     python("import os\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nelse: os._exit(0)", evidence)
     assert [False, True] == [e.forked for e in evidence.read() if isinstance(e, ev.Hello)]
 
 
-def test_death_during_a_load_leaves_its_mark(evidence: ev.Evidence) -> None:
+def test_death_during_a_load_leaves_its_mark(evidence: Evidence) -> None:
     python(TRANSPORT.format(message=b"cos\n_exit\n(I3\ntR.") + "receiver.recv()", evidence)
     (flight,) = evidence.folder.glob("flight-*")
     data = flight.read_bytes()
@@ -141,7 +143,7 @@ def test_death_during_a_load_leaves_its_mark(evidence: ev.Evidence) -> None:
     assert ["os._exit"] == list(names)
 
 
-def test_evidence_that_cannot_be_written_is_noticed(evidence: ev.Evidence) -> None:
+def test_evidence_that_cannot_be_written_is_noticed(evidence: Evidence) -> None:
     evidence.file.unlink()
     evidence.file.symlink_to("/dev/full")
     code = TRANSPORT.format(message=b"c__main__\nsphere\n.") + (
@@ -166,7 +168,7 @@ def test_names_in_a_message() -> None:
     )
 
 
-def test_torn_and_foreign_lines_are_damage(evidence: ev.Evidence) -> None:
+def test_torn_and_foreign_lines_are_damage(evidence: Evidence) -> None:
     good = ev.dumps(ev.Closing(pid=1, time=1.0))
     events = ev.loads(
         "\n".join([good, good[:-4], '{"event": "closing", "pid": "x", "time": 1}', "[]"])

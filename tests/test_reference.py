@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from workercheck.evidence import FINDING_KINDS, Finding
-from workercheck.report import PageReport, Report
+from workercheck.judge.finding import FINDING_KINDS, Finding
+from workercheck.report.record import PageReport, Report
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "docs" / "source"
@@ -85,7 +85,7 @@ def first_column(heading):
 
 def test_page_of_workercheck_has_every_kind_and_setting():
     assert list(FINDING_KINDS) == first_column("## Findings")
-    code = (ROOT / "tools" / "workercheck" / "sphinx_ext.py").read_text()
+    code = (ROOT / "tools" / "workercheck" / "fronts" / "sphinx" / "extension.py").read_text()
     assert re.findall(r'add_config_value\("(\w+)"', code) == first_column("## Settings")
 
 

@@ -1,5 +1,5 @@
 """Judge a finished build: ``python tools/check_workers.py OUTDIR``. Needs nothing installed."""
 
-from workercheck.cli import main
+from workercheck.fronts.commands.main import main
 
 raise SystemExit(main())

@@ -41,7 +41,7 @@ from packaging.version import Version
 from prose import plain
 from sphinx.errors import ExtensionError
 from sphinx.util.osutil import relative_uri
-from workercheck import pages
+from workercheck.fronts.sphinx import read_page as pages
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

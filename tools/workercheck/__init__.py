@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 def setup(app: "Sphinx") -> "ExtensionMetadata":
     """Register the extension with Sphinx."""
-    from workercheck import sphinx_ext
+    from workercheck.fronts.sphinx import extension as sphinx_ext
 
     return sphinx_ext.setup(app)
 
@@ -24,6 +24,6 @@ def setup(app: "Sphinx") -> "ExtensionMetadata":
 def _start() -> None:
     """Start the recorder in a process of a watched page (``workercheck.start``, PEP 829)."""
     if os.environ.get("WORKERCHECK_EVIDENCE"):
-        from workercheck import _recorder
+        from workercheck.recorder import process as _recorder
 
         _recorder.start()

@@ -1,0 +1,1 @@
+"""The events of a run as typed records, and the reader of a run's evidence."""

@@ -1,0 +1,1 @@
+"""The ways in: the Sphinx extension and the command line."""

@@ -1,0 +1,50 @@
+"""The command line: judge a finished build, or look at an environment."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from workercheck import __version__
+from workercheck.report import gate
+from workercheck.report import record as report
+
+FORMATS = {"text": report.text, "json": report.Report.to_json, "junit": report.junit}
+FORMATS["github"] = report.github
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``workercheck OUTDIR`` or ``workercheck doctor``.
+
+    Returns
+    -------
+    int
+        0 clean, 1 findings, 2 it cannot tell.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["doctor"]:
+        # Only here: the gate needs nothing installed.
+        from workercheck.fronts.commands import doctor
+
+        return doctor.main(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="workercheck",
+        description="Judge a finished documentation build by the report that the Sphinx "
+        "extension workercheck left in it.",
+        epilog="exit status: 0 clean, 1 findings, 2 it cannot tell. "
+        "`workercheck doctor` looks at this environment instead of a build, see its --help.",
+    )
+    parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
+    parser.add_argument("--format", choices=sorted(FORMATS), default="text")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    options = parser.parse_args(arguments)
+    found, doubts = gate.read(options.outdir)
+    if found is not None and (output := FORMATS[options.format](found)):
+        print(output)
+    for doubt in doubts:
+        print(f"workercheck: cannot tell: {doubt}", file=sys.stderr)
+    if doubts or found is None:
+        return 2
+    return 1 if found.verdict == "fail" else 0

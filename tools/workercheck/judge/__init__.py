@@ -1,0 +1,1 @@
+"""Steps and events in, findings out. Pure: no files, no notebooks, no Sphinx."""

@@ -1,0 +1,39 @@
+"""A finding: what a maintainer has to know about one failure. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from typing import Literal, get_args
+
+FindingKind = Literal[
+    "unpickle-task",
+    "unpickle-result",
+    "worker-died",
+    "cell-error",
+    "cell-timeout",
+    "kernel-died",
+    "unseen-failure",
+    "leftover-process",
+    "not-executed",
+    "not-watched",
+    "expected-but-absent",
+]
+FINDING_KINDS: tuple[str, ...] = get_args(FindingKind)
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Finding:
+    """What a maintainer has to know about one failure of a page."""
+
+    kind: FindingKind
+    message: str
+    """What happened, worded once for every report, without the place and the hint."""
+    line: int
+    """1-based line of the source, 0 where the page as a whole is meant."""
+    cell: int | None = None
+    """0-based index among the page's code cells."""
+    expected: bool = False
+    exception: str | None = None
+    process: str | None = None
+    object: str | None = None
+    hint: str | None = None

@@ -1,0 +1,1 @@
+"""What runs inside every watched process. Standard library only; imports itself and `libraries`."""

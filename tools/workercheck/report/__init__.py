@@ -1,0 +1,1 @@
+"""Findings for people and machines, and the judgement of a finished build."""

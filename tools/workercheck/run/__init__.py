@@ -1,0 +1,1 @@
+"""Starts and ends what is watched, and keeps its runs."""

@@ -1,0 +1,52 @@
+"""A page with code cells, as a run takes it."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from pathlib import Path
+
+import nbformat
+
+from workercheck.judge.steps import Step
+
+SKIP_EXECUTION = "skip-execution"
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Cell(Step):
+    """A code cell."""
+
+    position: int
+    """0-based position among all cells of the notebook, as nbclient counts."""
+    source: str
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Page:
+    """A page with code cells."""
+
+    docname: str
+    path: Path
+    notebook: nbformat.NotebookNode
+    """As myst-nb reads it, not executed."""
+    cells: tuple[Cell, ...]
+    """The code cells that have something to run."""
+    why_not_executed: str | None
+    """The setting that keeps myst-nb from executing the page, None where it does."""
+    force: bool
+    """Whether the page asks to be executed at every build, cached or not."""
+    in_temp: bool
+    timeout: float | None
+    """Seconds a cell may take, None for no limit."""
+    allow_errors: bool
+    exclusive: bool
+    """Whether no other page may run at the same time."""
+
+    @property
+    def kernel_name(self) -> str:
+        """The kernelspec's name."""
+        return str(self.notebook.metadata.get("kernelspec", {}).get("name", "python3"))
+
+    def with_timeout(self, seconds: float) -> Page:
+        """Return the page with another limit for each cell."""
+        return dc.replace(self, timeout=seconds)

@@ -1,0 +1,270 @@
+"""Executed pages with their evidence, in a folder for each environment."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses as dc
+import functools
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+import workercheck
+from workercheck.evidence import records as ev
+from workercheck.run.notebook import Run
+from workercheck.run.page import SKIP_EXECUTION, Page
+
+KEPT_FOR = 30 * 86400.0
+"""Seconds that what nobody uses stays."""
+
+KEPT_ENVIRONMENTS = 3
+"""How many of the environments used last stay however long ago that was."""
+
+_SECONDS = "seconds.json"
+_KEY = re.compile("[0-9a-f]{16}")
+_MADE_BY_RUN = ("language_info", "widgets")
+"""The notebook's metadata that a run adds."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Environment:
+    """What a page's outputs depend on, besides the page."""
+
+    python: str
+    start_method: str
+    """The default start method of `multiprocessing`."""
+    packages: dict[str, str]
+    """Every installed distribution, with its version."""
+    key: str
+    """Hash over all of it, the platform, the interpreter and this check: 16 hex digits."""
+
+
+def environment() -> Environment:
+    """Describe the interpreter that runs this, which is the one that native kernels run in."""
+    packages = {
+        name.lower().replace("_", "-"): dist.version
+        for dist in importlib.metadata.distributions()
+        if (name := dist.metadata["Name"])
+    }
+    start_method = multiprocessing.get_all_start_methods()[0]
+    here = sorted(Path(workercheck.__file__).parent.rglob("*.py"))
+    parts = [
+        sys.version,
+        sys.executable,
+        platform.platform(),
+        start_method,
+        sorted(packages.items()),
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in here],
+    ]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return Environment(platform.python_version(), start_method, dict(sorted(packages.items())), key)
+
+
+class PageCache:
+    """Runs of pages with their evidence, one file each, and how long pages took.
+
+    A file is written beside its place and moved into it, and begins with the digest of what
+    follows. So builds may share a folder, and be killed: a run is there as it was written, or not.
+
+    Parameters
+    ----------
+    folder
+        Where the caches of all environments are. Made when it is needed.
+    key
+        The environment's key, the name of the folder within it.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self.path = folder / key
+        self.damaged: list[str] = []
+        """The pages whose run was there and could not be read, by docname."""
+        self.lost: list[str] = []
+        """The pages whose run could not be kept, by docname."""
+        self.why_lost = ""
+
+    def load(self, page: Page) -> Run | None:
+        """Return the page's run, None without a good one.
+
+        Runs of a kernel in another environment than ours do not count: nothing tells what is
+        installed there.
+        """
+        if page.force or not _is_native(page.kernel_name):
+            return None
+        path = self._path_of(page)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            content = b""
+        run = _decode(page, content)
+        if run is None:
+            self.damaged.append(page.docname)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return run if unchanged(modules(run.events)) else None
+
+    def store(self, run: Run) -> None:
+        """Keep a run that passed."""
+        try:
+            _write(self._path_of(run.page), _encode(run))
+        except OSError as exc:
+            self.lost.append(run.page.docname)
+            self.why_lost = f"{self.path}: {exc.strerror}"
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long each page took when it last ran, in whatever environment."""
+        try:
+            known = json.loads((self.folder / _SECONDS).read_bytes())
+            return {str(name): float(spent) for name, spent in known.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}  # they only order the pages
+
+    def remember_seconds(self, spent: dict[str, float]) -> None:
+        """Add to what `seconds` returns."""
+        text = json.dumps(self.seconds() | spent, indent=1, sort_keys=True)
+        with contextlib.suppress(OSError):
+            _write(self.folder / _SECONDS, text.encode())
+
+    def prune(self) -> None:
+        """Remove what nobody has used for long, the last few environments excepted.
+
+        A build that goes on has used its folder since it began.
+        """
+        with contextlib.suppress(OSError):
+            self.path.mkdir(parents=True, exist_ok=True)
+            os.utime(self.path)
+        before = time.time() - KEPT_FOR
+        environments = sorted(
+            (path for path in _entries(self.folder) if _KEY.fullmatch(path.name)),
+            key=_used,
+            reverse=True,
+        )
+        for path in environments[KEPT_ENVIRONMENTS:]:
+            if _used(path) < before:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in _entries(self.path):
+            if _used(path) < before:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _path_of(self, page: Page) -> Path:
+        # Neither tags nor text: rules.judge applies the tags of today to the evidence of then.
+        parts = [
+            page.kernel_name,
+            str(page.path.parent),
+            page.in_temp,
+            [(cell.source, SKIP_EXECUTION in cell.tags) for cell in page.cells],
+        ]
+        return self.path / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.run"
+
+
+def modules(events: list[ev.Event]) -> dict[str, str]:
+    """Return path and SHA-256 of the modules of its own that a page imported."""
+    return {
+        path: digest
+        for event in events
+        if isinstance(event, ev.Modules)
+        for path, digest in event.files.items()
+    }
+
+
+def unchanged(files: dict[str, str]) -> bool:
+    """Tell whether files are still as their SHA-256 says."""
+    try:
+        return all(
+            hashlib.sha256(Path(path).read_bytes()).hexdigest() == digest
+            for path, digest in files.items()
+        )
+    except OSError:
+        return False
+
+
+def _encode(run: Run) -> bytes:
+    metadata = run.notebook.metadata
+    kept = {
+        "seconds": run.seconds,
+        "events": [ev.dumps(event) for event in run.events],
+        "metadata": {name: metadata[name] for name in _MADE_BY_RUN if name in metadata},
+        "cells": [
+            {
+                name: run.notebook.cells[cell.position][name]
+                for name in ("execution_count", "outputs")
+            }
+            for cell in run.page.cells
+        ],
+    }
+    body = json.dumps(kept).encode()
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def _decode(page: Page, content: bytes) -> Run | None:
+    """Return the run in a file's content, under the page as it is now; None if it is damaged."""
+    digest, _, body = content.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        return None
+    kept = nbformat.from_dict(json.loads(body))
+    notebook = copy.deepcopy(page.notebook)
+    notebook.metadata.update(kept.metadata)
+    for cell, outcome in zip(page.cells, kept.cells, strict=True):
+        notebook.cells[cell.position].update(outcome)
+    return Run(page, notebook, [ev.parse(line) for line in kept.events], kept.seconds)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()  # gone meanwhile
+
+
+@functools.cache
+def _is_native(kernel_name: str) -> bool:
+    try:
+        spec = KernelSpecManager().get_kernel_spec(kernel_name)
+    except NoSuchKernel:
+        return False
+    # jupyter_client runs "python" as sys.executable.
+    return bool(spec.argv) and spec.argv[0] in (
+        "python",
+        f"python{sys.version_info[0]}",
+        f"python{sys.version_info[0]}.{sys.version_info[1]}",
+        sys.executable,
+    )
