@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.judge import rules
-from workercheck.judge.finding import FINDING_KINDS
+from workercheck.judge.finding import FINDING_KINDS, WORKER_KINDS
+from workercheck.judge.history import History
 from workercheck.report import record as report
 from workercheck.run.page import Cell, Page
 
@@ -81,7 +82,7 @@ def test_event_survives_writing_and_reading(event: ev.Event) -> None:
 
 
 @given(st.one_of(text, any_event.map(ev.dumps), st.binary().map(repr)), st.integers(0, 40))
-@example('{"event": "hello"}', 0)
+@example('{"event": "process-started"}', 0)
 @example("[]", 0)
 @example("null", 0)
 def test_any_line_is_an_event_or_damage(line: str, cut: int) -> None:
@@ -91,13 +92,13 @@ def test_any_line_is_an_event_or_damage(line: str, cut: int) -> None:
 @given(pages, st.lists(any_event, max_size=12))
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_evidence_is_judged(page: Page, events: list[ev.Event]) -> None:
-    findings = rules.judge(page, events)
+    findings = rules.judge(History(page, events))
     assert findings == sorted(findings, key=lambda f: (f.line, f.kind))
     for finding in findings:
         assert finding.message.isprintable()
         assert finding.kind in FINDING_KINDS
         if finding.expected:
-            assert finding.kind in rules.WORKER_KINDS
+            assert finding.kind in WORKER_KINDS
             assert finding.cell is not None
             assert page.cells[finding.cell].expects_worker_error
     reported = report.PageReport("page", "page.md", executed=True, findings=findings)
@@ -108,21 +109,21 @@ def test_any_evidence_is_judged(page: Page, events: list[ev.Event]) -> None:
 
 @given(pages, st.lists(any_event, max_size=8), events_of(ev.LoadFailed))
 def test_failed_load_is_never_lost(page: Page, events: list[ev.Event], load: ev.LoadFailed) -> None:
-    before_the_end = [e for e in events if not isinstance(e, ev.Closing)]
-    kinds = {finding.kind for finding in rules.judge(page, [*before_the_end, load])}
+    before_the_end = [e for e in events if not isinstance(e, ev.ShutdownStarted)]
+    kinds = {finding.kind for finding in rules.judge(History(page, [*before_the_end, load]))}
     assert kinds & {"unpickle-task", "unpickle-result"}
 
 
 ends = st.one_of(events_of(cls) for cls in (ev.Exited, ev.PoolBroken, ev.Terminated, ev.LoadFailed))
 
 
-@given(pages, st.lists(ends | events_of(ev.DiedLoading), max_size=5), st.lists(ends, max_size=5))
+@given(pages, st.lists(ends | events_of(ev.EndedAtWork), max_size=5), st.lists(ends, max_size=5))
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
 def test_what_ends_in_the_shutdown_acquits_nobody(
     page: Page, events: list[ev.Event], late: list[ev.Event]
 ) -> None:
     assume(rules.has_failed(page, events))
-    closing = ev.Closing(pid=1, time=101)
+    closing = ev.ShutdownStarted(pid=1, time=101)
     after = [dc.replace(event, time=102 + event.time) for event in late]
     assert rules.has_failed(page, [*events, closing, *after])
 

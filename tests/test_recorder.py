@@ -10,10 +10,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from workercheck.evidence import mapped
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import failure as _failure
-from workercheck.recorder import process as _recorder
 
 
 @pytest.fixture
@@ -45,15 +45,18 @@ def failures(evidence: Evidence) -> list[ev.LoadFailed]:
 
 
 @pytest.mark.parametrize("options", [(), ("-I",), ("-E", "-s")])
-def test_process_says_hello(evidence: Evidence, options: tuple[str, ...]) -> None:
+def test_process_says_that_it_watches(evidence: Evidence, options: tuple[str, ...]) -> None:
     python("pass", evidence, *options)
-    (hello,) = evidence.read()
-    assert isinstance(hello, ev.Hello)
-    assert not hello.forked
+    (started,) = evidence.read()
+    assert isinstance(started, ev.ProcessStarted)
+    assert not started.forked
 
 
 def test_nothing_happens_without_the_variable() -> None:
-    code = "import sys, pickle; print('workercheck.recorder.process' in sys.modules, type(pickle.loads))"
+    code = (
+        "import sys, pickle; "
+        "print('workercheck.recorder.process' in sys.modules, type(pickle.loads))"
+    )
     assert "False <class 'builtin_function_or_method'>\n" == python(code)
 
 
@@ -129,18 +132,81 @@ def test_wrapper_pickles_by_reference_and_is_no_method(evidence: Evidence) -> No
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork here")
-def test_forked_child_says_hello(evidence: Evidence) -> None:
+def test_forked_child_says_that_it_watches(evidence: Evidence) -> None:
     python("import os\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nelse: os._exit(0)", evidence)
-    assert [False, True] == [e.forked for e in evidence.read() if isinstance(e, ev.Hello)]
+    assert [False, True] == [e.forked for e in evidence.read() if isinstance(e, ev.ProcessStarted)]
 
 
 def test_death_during_a_load_leaves_its_mark(evidence: Evidence) -> None:
     python(TRANSPORT.format(message=b"cos\n_exit\n(I3\ntR.") + "receiver.recv()", evidence)
-    (flight,) = evidence.folder.glob("flight-*")
-    data = flight.read_bytes()
-    assert 1 == data[0]
-    names = _failure.names_in(data[_recorder.FLIGHT_HEADER :], pickletools.genops)
-    assert ["os._exit"] == list(names)
+    (ended,) = mapped.ended_at_work(evidence.folder, lambda pid: False)
+    assert (True, ["os._exit"]) == (ended.is_loading, ended.globals)
+
+
+def test_a_load_that_failed_is_joined_to_the_code_that_sent_the_message(evidence: Evidence) -> None:
+    code = """
+    import multiprocessing, pickle
+
+    class Ghost:
+        def __reduce__(self):
+            return __import__, ("ghost_module",)
+
+    def sent_here(connection):
+        connection.send(1)
+        connection.send(Ghost())
+
+    receiver, sender = multiprocessing.Pipe()
+    sent_here(sender)
+    print(receiver.recv())
+    try:
+        receiver.recv()
+    except ModuleNotFoundError:
+        pass
+    """
+    assert "1\n" == python(code, evidence)
+    events = evidence.read()
+    (failure,) = [event for event in events if isinstance(event, ev.LoadFailed)]
+    (sent,) = [event for event in events if isinstance(event, ev.MessageSent)]
+    assert failure.fingerprint == sent.fingerprint
+    (place,) = [event for event in events if isinstance(event, ev.Place) and event.id == sent.place]
+    # Ghost() was sent from this line, the 1 from the one above.
+    assert code.splitlines()[place.line - 1].strip() == "connection.send(Ghost())"
+
+
+def test_recorder_that_cannot_watch_says_so(evidence: Evidence) -> None:
+    """The fault: something of the recorder is broken. It is no reason to be silent."""
+    code = """
+    import workercheck.recorder.roles as roles
+    roles.start = None
+    import multiprocessing
+    """
+    python(code, evidence)
+    failed = [event for event in evidence.read() if isinstance(event, ev.RecorderFailed)]
+    assert ["the functions of libraries"] == [event.what for event in failed]
+
+
+def test_program_with_an_emptied_environment_is_watched(evidence: Evidence) -> None:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], env={'A': 'b'})"
+    python(code, evidence)
+    started = [event.pid for event in evidence.read() if isinstance(event, ev.ProcessStarted)]
+    (child,) = [event.child for event in evidence.read() if isinstance(event, ev.ChildStarted)]
+    assert child in started
+
+
+@pytest.mark.skipif(not hasattr(sys, "monitoring"), reason="new in Python 3.12")
+def test_every_number_of_sys_monitoring_is_free_for_the_page(evidence: Evidence) -> None:
+    code = """
+    import math, multiprocessing, sys
+
+    assert [None] * 6 == [sys.monitoring.get_tool(number) for number in range(6)]
+    for number in range(5):
+        sys.monitoring.use_tool_id(number, "mine")
+    process = multiprocessing.get_context("fork").Process(target=math.sqrt, args=(-1,))
+    process.start()
+    process.join()
+    """
+    assert "AssertionError" not in python(code, evidence)
+    assert 1 == len([event for event in evidence.read() if isinstance(event, ev.Unseen)])
 
 
 def test_evidence_that_cannot_be_written_is_noticed(evidence: Evidence) -> None:
@@ -169,8 +235,10 @@ def test_names_in_a_message() -> None:
 
 
 def test_torn_and_foreign_lines_are_damage(evidence: Evidence) -> None:
-    good = ev.dumps(ev.Closing(pid=1, time=1.0))
+    good = ev.dumps(ev.ShutdownStarted(pid=1, time=1.0))
     events = ev.loads(
-        "\n".join([good, good[:-4], '{"event": "closing", "pid": "x", "time": 1}', "[]"])
+        "\n".join([good, good[:-4], '{"event": "shutdown-started", "pid": "x", "time": 1}', "[]"])
     )
-    assert [ev.Closing, ev.Damaged, ev.Damaged, ev.Damaged] == [type(event) for event in events]
+    assert [ev.ShutdownStarted, ev.Damaged, ev.Damaged, ev.Damaged] == [
+        type(event) for event in events
+    ]

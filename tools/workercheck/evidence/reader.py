@@ -6,11 +6,31 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workercheck.evidence.records import Damaged, Event, dumps, loads
+from workercheck.evidence.mapped import MappedFiles
+from workercheck.evidence.records import (
+    Damaged,
+    EndedAtWork,
+    Event,
+    LoadFailed,
+    MessageSent,
+    PickleFailed,
+    dumps,
+    parse,
+)
 from workercheck.recorder import events as _events
+
+# Neither follow what the page puts there instead, nor wait for the other end of a pipe.
+_CAREFULLY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+
+_TAIL = 256
+"""Bytes that are read again, to see that they are the same."""
+
+_LIMIT = 1 << 28
+"""Bytes that no run writes between two looks; a hole in a file may have any size."""
 
 
 class Evidence:
@@ -26,8 +46,22 @@ class Evidence:
         self.folder = folder
         self.file = folder / _events.EVENTS
         self._intact = folder / _events.INTACT
-        self._own: set[str] = set()
-        self._lost: list[str] = []
+        self._mapped = MappedFiles(folder)
+        self._events: list[Event] = []
+        self._offset = 0
+        """Where the next line begins."""
+        self._tail = b""
+        """What stands before it."""
+        self._identity: tuple[int, int] | None = None
+        self._own: list[bytes] = []
+        """The lines written from here that have not been read yet."""
+        self._is_damaged = False
+        self._known: set[tuple[str, int, float]] = set()
+        """Events that are in a file that has to be read again, and were read."""
+        self._explained = 0
+        """Events, from the first on, whose messages were looked up."""
+        self._looked_up: set[int] = set()
+        self._not_found: set[int] = set()
 
     def create(self) -> Evidence:
         """Make the files that the recorder expects.
@@ -39,6 +73,8 @@ class Evidence:
         """
         self.file.touch()
         self._intact.touch()
+        status = self.file.stat()
+        self._identity = status.st_dev, status.st_ino
         return self
 
     @property
@@ -48,33 +84,165 @@ class Evidence:
 
     def append(self, cls: type[Event], **fields: Any) -> None:
         """Write an event seen from outside the page's processes."""
-        line = dumps(cls(pid=os.getpid(), time=time.time(), **fields))
-        self._own.add(line)
+        line = dumps(cls(pid=os.getpid(), time=time.time(), **fields)).encode("ascii")
+        self._own.append(line)
         try:
-            fd = os.open(self.file, os.O_WRONLY | os.O_APPEND)
+            fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | _CAREFULLY)
             try:
-                os.write(fd, line.encode("ascii") + b"\n")
+                if os.write(fd, line + b"\n") != len(line) + 1:
+                    raise OSError(errno.ENOSPC, "only a part was written")
             finally:
                 os.close(fd)
         except OSError as exc:
-            self._lost.append(f"{exc.strerror}: an event could not be written")
+            self._damaged(f"{_why(exc)}: an event could not be written")
 
-    def read(self) -> list[Event]:
+    def read(self, *, final: bool = False) -> list[Event]:
         """Return the events so far, in the order in which they were written.
 
-        Evidence that was lost, or that the page has tampered with, shows as `Damaged`.
+        Only what came since the last call is read. Who sent a message that failed is looked up,
+        and is an event as well.
+
+        Parameters
+        ----------
+        final
+            Nothing more will be written: a line without an end is damage, and messages whose
+            sender was not found are looked up once more.
+
+        Returns
+        -------
+        list of Event
+            Always the same list, which grows. Evidence that was lost, or that the page has
+            tampered with, is `Damaged` in it.
         """
+        self._take(final)
+        wanted = self._not_explained() | (self._not_found if final else set())
+        while self._look_up(wanted):
+            self._take(final)
+            wanted = self._not_explained()
+        return self._events
+
+    def note_ended(self, is_alive: Callable[[int, float], bool]) -> None:
+        """Write an event for each process that is gone and had a message to load or to work on.
+
+        Parameters
+        ----------
+        is_alive
+            As for `MappedFiles.ended_at_work`.
+        """
+        for fields in self._mapped.ended_at_work(is_alive):
+            self.append(EndedAtWork, **fields)
+
+    def _take(self, final: bool) -> None:
+        """Read the lines that came since the last call."""
         try:
-            if not stat.S_ISREG(self.file.lstat().st_mode):  # /dev/full has no end
+            content = self._new_content()
+        except (OSError, MemoryError) as exc:
+            self._damaged(f"{_why(exc)}: the file of the events")
+            self._own.clear()
+            return
+        lines = content.split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            self._take_line(line)
+        if rest and final:
+            self._damaged("the last line has no end")
+        taken = content if final else content[: len(content) - len(rest)]
+        self._offset += len(taken)
+        self._tail = (self._tail + taken[-_TAIL:])[-_TAIL:]
+        if self._own and not self._is_damaged:
+            self._damaged("lines are missing that were written")
+        self._own.clear()
+        if not os.path.exists(self._intact):  # noqa: PTH110, a Path raises in a closed folder
+            self._damaged("an event could not be written; is the disk full?")
+
+    def _new_content(self) -> bytes:
+        fd = os.open(self.file, os.O_RDONLY | _CAREFULLY)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):  # /dev/full has no end
                 raise OSError(errno.EINVAL, "no regular file any more")
-            text = self.file.read_text(encoding="utf-8", errors="backslashreplace")
-        except OSError as exc:
-            text = ""
-            self._lost.append(f"{exc.strerror}: the file of the events")
-        events = loads(text)
-        if not self._intact.exists():
-            self._lost.append("an event could not be written; is the disk full?")
-        if not self._own <= set(text.splitlines()):
-            self._lost.append("lines are missing that were written")
-        events += [Damaged(pid=0, time=time.time(), reason=reason) for reason in self._lost[:1]]
-        return events
+            identity = status.st_dev, status.st_ino
+            if self._identity not in (None, identity) or status.st_size < self._offset:
+                self._begin_anew()
+            self._identity = identity
+            size = status.st_size - self._offset
+            if size > _LIMIT:
+                self._damaged("more was written than a run writes")
+                self._offset, self._tail = status.st_size, b""
+                return b""
+            if not size:
+                return b""
+            file.seek(self._offset - len(self._tail))
+            content = _read(file, len(self._tail) + size)
+            if not content.startswith(self._tail):
+                self._begin_anew()
+                file.seek(0)
+                return _read(file, min(status.st_size, _LIMIT))
+            return content[len(self._tail) :]
+
+    def _begin_anew(self) -> None:
+        self._damaged("lines are missing that were written")
+        self._offset, self._tail = 0, b""
+        self._known = {(event.event, event.pid, event.time) for event in self._events}
+
+    def _take_line(self, line: bytes) -> None:
+        if self._own and line in self._own:
+            self._own.remove(line)
+        if line.strip():
+            event = parse(line.decode("utf-8", "backslashreplace"))
+            if self._is_damaged and isinstance(event, Damaged):
+                return  # it was said
+            if not self._known or (event.event, event.pid, event.time) not in self._known:
+                self._events.append(event)
+
+    def _damaged(self, reason: str) -> None:
+        """Note, once, that evidence was lost."""
+        if not self._is_damaged:
+            self._is_damaged = True
+            self._events.append(Damaged(pid=0, time=time.time(), reason=reason))
+
+    def _not_explained(self) -> set[int]:
+        events = self._events[self._explained :]
+        self._explained = len(self._events)
+        return {_fingerprint(event) for event in events} - self._looked_up
+
+    def _look_up(self, wanted: set[int]) -> bool:
+        """Write who sent messages, and for a result who sent the task; tell if any was found."""
+        any_found = False
+        while wanted := wanted - {0}:
+            found = self._mapped.who_sent(wanted)
+            self._looked_up |= wanted
+            self._not_found = (self._not_found | wanted) - found.keys()
+            for fingerprint, sent in found.items():
+                any_found = True
+                self.append(
+                    MessageSent,
+                    fingerprint=fingerprint,
+                    sender=sent.sender,
+                    place=sent.place,
+                    reply_to=sent.reply_to,
+                )
+            wanted = {sent.reply_to for sent in found.values()} - self._looked_up
+        return any_found
+
+
+def _fingerprint(event: Event) -> int:
+    """Return the fingerprint of the message whose sender explains an event, 0 for other events."""
+    if isinstance(event, LoadFailed | EndedAtWork):
+        return event.fingerprint
+    return event.reply_to if isinstance(event, PickleFailed) else 0
+
+
+def _read(file: Any, size: int) -> bytes:
+    parts = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _why(exc: BaseException) -> str:
+    if isinstance(exc, OSError):
+        # A symbolic link is what O_NOFOLLOW refuses.
+        return "no regular file any more" if exc.errno == errno.ELOOP else str(exc.strerror or exc)
+    return type(exc).__name__

@@ -1,14 +1,15 @@
-"""The events of a page's run and the findings about it, as typed records.
+"""The events of a run as typed records: one line of JSON each.
 
-An event is one line of JSON in the page's ``events.jsonl``, written by the recorder inside a
-process of the page or by `workercheck.run.notebook` from outside. This module reads and writes
-them; what they mean is decided in `workercheck.judge.rules`.
+An event is written by the recorder inside a process of the run, or by `workercheck.run` from
+outside. This module reads and writes them; what they mean is decided in `workercheck.judge`.
 """
 
 from __future__ import annotations
 
 import dataclasses as dc
 import json
+import types
+import typing
 from typing import Any, ClassVar
 
 
@@ -19,19 +20,55 @@ class Event:
     event: ClassVar[str]
     pid: int
     time: float
-    """Seconds since the epoch."""
+    """Seconds since the epoch, by the clock of the process that wrote it."""
+
+
+# --- written by the recorder, inside a process of the run ----------------------------------------
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
-class Hello(Event):
-    """A process of the page started with the recorder in it."""
+class ProcessStarted(Event):
+    """A process of the run is watching: written after the recorder was in place, never before."""
 
-    event: ClassVar[str] = "hello"
+    event: ClassVar[str] = "process-started"
     ppid: int
+    group: int
+    """The process group."""
     argv: list[str]
     python: str
     executable: str
     forked: bool
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderFailed(Event):
+    """The recorder in a process could not watch something it should watch."""
+
+    event: ClassVar[str] = "recorder-failed"
+    what: str
+    reason: str
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Place(Event):
+    """A place in the reader's code handed work out for the first time, on behalf of one cell."""
+
+    event: ClassVar[str] = "place"
+    id: int
+    """Other events of the same process (pid) name the place by this number, from 1 on."""
+    file: str
+    """The file of the innermost frame of the reader's code, empty where none was on the stack."""
+    line: int
+    cell: str | None
+    """Message id of the cell on whose behalf the code ran, None outside a kernel."""
+    number: int | None
+    """Execution count of the cell in which the code stands, None for code of a file."""
+    executor: str
+    """``module.class`` of what the work was handed to."""
+    through: str
+    """The package that handed it on for the reader's code, empty where that did it itself."""
+    names: list[str]
+    """The function, those that it wraps, and functions among its arguments."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +80,8 @@ class LoadFailed(Event):
     """``[module, function]``, from the caller of ``loads`` outwards."""
     interpreter: int
     """0 for the main interpreter of its process."""
+    fingerprint: int
+    """Of the bytes of the whole message, 0 where they came from a file."""
     exception: str
     message: str
     name: str | None
@@ -50,19 +89,69 @@ class LoadFailed(Event):
     globals: list[str]
     """``module.qualname`` of what the message refers to, in order."""
     raised_in: str | None
+    importing: str | None
+    """The module during whose import the load failed, None where it failed elsewhere."""
+    found: str | None
+    """What was found under the name in the message, and is something else."""
     traceback: str
     cell: str | None
     """Message id of the cell, in a kernel."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted(Event):
-    """Work was handed to an executor."""
+class PickleFailed(Event):
+    """A message could not be pickled, so that it never left."""
 
-    event: ClassVar[str] = "submitted"
-    executor: str
-    names: list[str]
+    event: ClassVar[str] = "pickle-failed"
+    stack: list[list[str]]
+    place: int
+    """Of the work that the message would have carried, 0 where it is not known."""
+    reply_to: int
+    """For a result: the fingerprint of the message with the task, else 0."""
+    is_result: bool
+    exception: str
+    message: str
+    object: str | None
+    """What the message would have carried."""
+    raised_in: str | None
+    traceback: str
     cell: str | None
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class ChildStarted(Event):
+    """A process started another one."""
+
+    event: ClassVar[str] = "child-started"
+    child: int
+    place: int
+    target: str | None
+    """The function that it runs, for a process of `multiprocessing`."""
+    argv: list[str]
+    """For a program, its first words."""
+    owned: bool
+    """Whether the reader's own code started it, not a library."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class SignalSent(Event):
+    """A process of the run sent a signal to another process, or to a group."""
+
+    event: ClassVar[str] = "signal-sent"
+    child: int
+    is_group: bool
+    signal: int
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Exited(Event):
+    """A parent learned that a child did not exit with 0."""
+
+    event: ClassVar[str] = "exited"
+    child: int
+    exitcode: int
+    target: str | None
+    """The function that the process ran, an executor's own for a worker of one."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,50 +163,50 @@ class PoolBroken(Event):
     pids: list[int]
     ended: list[int]
     """Those that had ended by then; the others are about to be ended."""
-    exception: str | None
+    doomed: list[int]
+    """The places of the work that was under way."""
     message: str
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
-class Terminated(Event):
-    """A worker was ended on purpose, by the page or by its executor."""
+class Raised(Event):
+    """An error ended a process of `multiprocessing`, or a thread that serves an executor."""
 
-    event: ClassVar[str] = "terminated"
-    child: int
-
-
-@dc.dataclass(frozen=True, slots=True, kw_only=True)
-class Exited(Event):
-    """A parent reaped a worker that did not exit with 0 and that it had not ended itself."""
-
-    event: ClassVar[str] = "exited"
-    child: int
-    exitcode: int
-    target: str | None
-    """The function that the process ran, an executor's own for a worker of one."""
+    event: ClassVar[str] = "raised"
+    what: str
+    """``process``, ``initializer`` or ``service-thread``."""
+    place: int
+    exception: str
+    message: str
+    function: str | None
+    """The function that raised, as ``module.qualname``."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class Unseen(Event):
-    """Work failed, and until the end of the page nobody looked at it."""
+    """Work failed, and until the end of its process nobody looked at it."""
 
     event: ClassVar[str] = "unseen"
     what: str
     """``future``, ``result`` (of a Pool), ``task`` or ``process``."""
-    cell: str
-    names: list[str]
+    place: int
     exception: str | None
     message: str
+    count: int
+    """How many pieces of work of this place failed in the same way."""
     child: int | None
     """The pid, for a process."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class Modules(Event):
-    """Paths and SHA-256 of the modules that the page imported from outside the environment."""
+    """The last words of a kernel: paths and SHA-256 of the modules of its own that it imported."""
 
     event: ClassVar[str] = "modules"
     files: dict[str, str]
+
+
+# --- written from outside -------------------------------------------------------------------------
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +224,8 @@ class CellFinished(Event):
     event: ClassVar[str] = "cell-finished"
     cell: int
     message_id: str
+    number: int | None
+    """The execution count, None where the kernel gave none."""
     exception: str | None
     message: str
     causes: str
@@ -169,27 +260,45 @@ class Stopped(Event):
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class Unwatched(Event):
-    """A Python process of the page runs without the recorder."""
+    """A Python process of the run runs without the recorder."""
 
     event: ClassVar[str] = "unwatched"
     child: int
     command: str
+    environment: str | None
+    """The folder of its environment, None where it is the kernel's own."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
-class DiedLoading(Event):
-    """A process is gone, and its byte says that it was unpickling a message."""
+class EndedAtWork(Event):
+    """A process is gone, and its mapped bytes say that it had a message to load or to work on."""
 
-    event: ClassVar[str] = "died-loading"
+    event: ClassVar[str] = "ended-at-work"
     child: int
+    is_loading: bool
+    fingerprint: int
     globals: list[str]
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
-class Closing(Event):
-    """The kernel is about to be shut down: what workers print from here on is their end."""
+class MessageSent(Event):
+    """Who sent the message with a fingerprint, as the mapped bytes of its sender say."""
 
-    event: ClassVar[str] = "closing"
+    event: ClassVar[str] = "message-sent"
+    fingerprint: int
+    sender: int
+    """The pid of the sender."""
+    place: int
+    """A place of the sender, 0 where it is not known."""
+    reply_to: int
+    """For a result: the fingerprint of the message with the task, else 0."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class ShutdownStarted(Event):
+    """The kernel is about to be shut down: what ends from here on was asked to end."""
+
+    event: ClassVar[str] = "shutdown-started"
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,12 +307,16 @@ class Leftover(Event):
 
     event: ClassVar[str] = "leftover"
     child: int
+    parents: list[int]
+    """The processes above it while the run went on, the nearest first."""
     command: str
+    born: float
+    """Seconds since the epoch."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
-    """The run of the page is over, and the evidence complete."""
+    """The run is over, and the evidence complete."""
 
     event: ClassVar[str] = "finished"
     seconds: float
@@ -223,20 +336,47 @@ class Damaged(Event):
 EVENT_TYPES: dict[str, type[Event]] = {cls.event: cls for cls in Event.__subclasses__()}
 """The classes of events, by name."""
 
+_FIELDS: dict[str, dict[str, Any]] = {
+    name: {
+        field: hint
+        for field, hint in typing.get_type_hints(cls).items()
+        if typing.get_origin(hint) is not ClassVar
+    }
+    for name, cls in EVENT_TYPES.items()
+}
+
 
 def parse(line: str) -> Event:
     """Read one event; what is no event becomes `Damaged`, never an exception."""
     try:
         fields: dict[str, Any] = json.loads(line)
-        cls = EVENT_TYPES[fields.pop("event")]
-        wanted = {field.name for field in dc.fields(cls)}
-        if wanted != set(fields):
-            raise ValueError(f"fields {sorted(wanted ^ set(fields))}")
-        if type(fields["pid"]) is not int or not isinstance(fields["time"], int | float):
-            raise ValueError("pid or time")
-        return cls(**fields)
+        name = fields.pop("event")
+        wanted = _FIELDS[name]
+        if wanted.keys() != fields.keys():
+            raise ValueError(f"fields {sorted(wanted.keys() ^ fields.keys())}")
+        for field, value in fields.items():
+            if not _has_type(value, wanted[field]):
+                raise ValueError(f"{field} is {value!r}"[:80])
+        return EVENT_TYPES[name](**fields)
     except Exception as exc:
         return Damaged(pid=0, time=0.0, reason=f"{type(exc).__name__} in the line {line[:80]!r}")
+
+
+def _has_type(value: object, hint: Any) -> bool:
+    """Tell whether a value read from JSON is of the type that a field declares."""
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType:
+        return any(_has_type(value, option) for option in typing.get_args(hint))
+    if origin is list:
+        (item,) = typing.get_args(hint)
+        return type(value) is list and all(_has_type(one, item) for one in value)
+    if origin is dict:
+        return type(value) is dict and all(
+            type(key) is str and type(one) is str for key, one in value.items()
+        )
+    if hint is float:
+        return type(value) in (float, int)
+    return type(value) is hint
 
 
 def loads(text: str) -> list[Event]:

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 FindingKind = Literal[
     "unpickle-task",
     "unpickle-result",
+    "pickle-task",
+    "pickle-result",
     "worker-died",
     "cell-error",
     "cell-timeout",
@@ -19,6 +21,11 @@ FindingKind = Literal[
     "expected-but-absent",
 ]
 FINDING_KINDS: tuple[str, ...] = get_args(FindingKind)
+
+WORKER_KINDS: frozenset[FindingKind] = frozenset(
+    {"unpickle-task", "unpickle-result", "pickle-task", "pickle-result", "worker-died"}
+)
+"""The kinds that a cell tagged ``expect-worker-error`` must produce."""
 
 
 @dc.dataclass(frozen=True, slots=True)

@@ -1,187 +1,273 @@
-"""What a page's evidence tells of its run: its processes, its executors, and which cell was meant.
+"""What the evidence of a run tells: its processes, its executors, and which cell handed out what.
 
-A worker fails later, and in another process than the one whose cell handed the work out. Here is
-what puts the two together; whether that is a finding is decided in `workercheck.judge.rules`.
+Built once for a run; every consumer asks it. The order of events is their order in the evidence:
+all processes append to one file, whatever their clocks say.
 """
 
 from __future__ import annotations
 
+import dataclasses as dc
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.judge import wording
 from workercheck.judge.steps import Steps
 
-_MPI = "mpi4py.futures"
-
-_SERVICE = re.compile(
-    r"-c (?:import sys; )?from multiprocessing\.\w+ import"
-    r"|\bdask[ -]scheduler\b|-m (?:dask|distributed|ipyparallel)\b"
-)
-"""The command line of what an executor starts beside its workers, a scheduler for one."""
-
 _E = TypeVar("_E", bound=ev.Event)
 
+_MPI = "mpi4py.futures"
+_SERVICE = re.compile("|".join(lib.service for lib in libraries.LIBRARIES if lib.service))
+"""The command line of what an executor starts beside its workers, a scheduler for one."""
 
-def of(events: Sequence[ev.Event], cls: type[_E]) -> list[_E]:
-    """Return the events of one kind, in order."""
-    return [e for e in events if isinstance(e, cls)]
-
-
-def executors(events: Sequence[ev.Event]) -> list[str]:
-    """Return the executors that the page handed work to, in order of first use."""
-    # MPI never works for the page's own process, only for a script that the page runs.
-    handed = [
-        e
-        for e in of(events, ev.Submitted)
-        if e.cell is not None or wording.family(e.executor) == _MPI
-    ]
-    return list(dict.fromkeys(wording.public(e.executor) for e in handed))
+_ENDING = (1, 2, 3, 6, 9, 10, 12, 14, 15)
+"""The signals that end a process that does nothing about them: HUP, INT, QUIT, ABRT, KILL, …"""
 
 
-def started(events: Sequence[ev.Event]) -> dict[str, int]:
-    """Count the processes that were started to work for the page, by how they were started."""
-    hellos = {e.pid: e for e in of(events, ev.Hello)}
-    leaders = {e.pid for e in of(events, ev.Submitted) if wording.family(e.executor) == _MPI}
-    # A nanny of Dask runs the same program as a worker without one, and has the worker below it.
-    nannies = {e.ppid for e in hellos.values() if wording.start_method(e) == "spawn"}
-    counts: dict[str, int] = {}
-    for hello in hellos.values():
-        how = wording.start_method(hello)
-        if (
-            how is None
-            or hello.pid in leaders
-            or (how == "dask" and hello.pid in nannies)
-            or any("ipyparallel.controller" in h.argv for h in _ancestors(hello, hellos))
-        ):
-            continue
-        counts[how] = counts.get(how, 0) + 1
-    return counts
+@dc.dataclass(frozen=True, slots=True)
+class Work:
+    """Who handed a piece of work out."""
 
+    cell: int | None
+    place: ev.Place | None
+    """None where only the cell is known."""
+    is_guess: bool = False
+    """Whether it was told from what happened about then, because no identity was left."""
 
-def kernel(events: Sequence[ev.Event]) -> ev.Hello | None:
-    """Return what the page's kernel said of itself when it started, None where it did not."""
-    return next((e for e in of(events, ev.Hello) if not e.forked), None)
+    @property
+    def executor(self) -> str | None:
+        """The public name of the executor, None where it is not known."""
+        known = self.place is not None and bool(self.place.executor)
+        return libraries.public(self.place.executor) if known and self.place is not None else None
 
 
 class History:
-    """The run of one page, by cells and processes.
+    """A run, by cells and processes.
 
     Parameters
     ----------
-    page
-        The page as it is now: lines and tags come from it.
+    steps
+        What ran: lines and tags come from it.
     events
         The evidence of its run, whole or so far.
     """
 
-    def __init__(self, page: Steps, events: Sequence[ev.Event]) -> None:
-        self.page = page
+    def __init__(self, steps: Steps, events: Sequence[ev.Event]) -> None:
+        self.steps = steps
         self.events = events
-        self.hellos: dict[int, ev.Hello] = {e.pid: e for e in of(events, ev.Hello)}
-        itself = kernel(events)
-        self.kernel = itself.pid if itself is not None else None
-        self.started = of(events, ev.CellStarted)
-        self.ended = of(events, ev.CellFinished)
-        self.cell_of_message = {e.message_id: e.cell for e in self.ended}
-        self.submitted = of(events, ev.Submitted)
-        self.closing = min((e.time for e in of(events, ev.Closing)), default=float("inf"))
-        """When the last cell was done and the processes were asked to end, infinite before."""
+        self._order = {id(event): index for index, event in enumerate(events)}
+        self._by_type: dict[type[ev.Event], list[ev.Event]] = {}
+        for event in events:
+            self._by_type.setdefault(type(event), []).append(event)
+        self.started = {e.pid: e for e in self.of(ev.ProcessStarted)}
+        first = next((e for e in self.of(ev.ProcessStarted) if not e.forked), None)
+        self.kernel = first
+        """The first process of the run, None where it did not say that it watches."""
+        self.ended = self.of(ev.CellFinished)
+        self._cell_of_message = {e.message_id: e.cell for e in self.ended}
+        self._cell_of_number = {e.number: e.cell for e in self.ended if e.number is not None}
+        self._places = {(e.pid, e.id): e for e in self.of(ev.Place)}
+        self._parent = {e.child: e for e in self.of(ev.ChildStarted)}
+        self._sent: dict[int, ev.MessageSent] = {}
+        for sent in self.of(ev.MessageSent):
+            if sent.place or sent.reply_to or sent.fingerprint not in self._sent:
+                self._sent[sent.fingerprint] = sent
+        self._shutdown = min(
+            (self._order[id(e)] for e in self.of(ev.ShutdownStarted)), default=len(events)
+        )
+        signals = [e for e in self.of(ev.SignalSent) if e.signal in _ENDING]
+        self._signalled = {e.child: self._order[id(e)] for e in reversed(signals) if not e.is_group}
+        self._found_dead = {
+            pid: self._order[id(e)] for e in reversed(self.of(ev.PoolBroken)) for pid in e.ended
+        }
+        self._signalled_groups = {e.child for e in signals if e.is_group}
+        self.exit_codes = {e.child: e.exitcode for e in self.of(ev.Exited)}
+        self._cells = [(self._order[id(e)], e.cell) for e in self.of(ev.CellStarted)]
+
+    def of(self, cls: type[_E]) -> list[_E]:
+        """Return the events of one kind, in order."""
+        return self._by_type.get(cls, [])  # type: ignore[return-value]
+
+    # --- cells ---
 
     def line(self, cell: int | None) -> int:
         """Return the line of a cell, 0 where there is none."""
-        return self.page.cells[cell].line if cell is not None and cell < len(self.page.cells) else 0
+        cells = self.steps.cells
+        return cells[cell].line if cell is not None and 0 <= cell < len(cells) else 0
 
     def expects(self, cell: int | None) -> bool:
         """Tell whether a cell is tagged ``expect-worker-error``."""
-        return (
-            cell is not None
-            and cell < len(self.page.cells)
-            and self.page.cells[cell].expects_worker_error
-        )
+        cells = self.steps.cells
+        return cell is not None and 0 <= cell < len(cells) and cells[cell].expects_worker_error
 
-    def cell_at(self, moment: float) -> int | None:
-        """Return the cell that ran at a time, or last before it, None before the first."""
-        running = [e.cell for e in self.started if e.time <= moment]
+    def order(self, event: ev.Event) -> int:
+        """Return the position of an event in the evidence."""
+        return self._order[id(event)]
+
+    def is_after_shutdown(self, event: ev.Event) -> bool:
+        """Tell whether an event came after the processes were asked to end."""
+        return self._order[id(event)] >= self._shutdown
+
+    def cell_at(self, event: ev.Event) -> int | None:
+        """Return the cell that ran when an event was written, or last before it."""
+        order = self._order[id(event)]
+        running = [cell for start, cell in self._cells if start < order]
         return running[-1] if running else None
 
-    def cell_of(self, message_id: str | None, moment: float) -> int | None:
+    def cell_at_time(self, moment: float) -> int | None:
+        """Return the cell that ran at a time, by the clock of what ran the cells."""
+        running = [e.cell for e in self.of(ev.CellStarted) if e.time <= moment]
+        return running[-1] if running else None
+
+    def cell_of_message(self, message_id: str | None, event: ev.Event) -> int | None:
         """Return the cell behind a message id; one without an answer is the last that ran."""
-        if message_id in self.cell_of_message:
-            return self.cell_of_message[message_id]
-        return self.cell_at(moment)
+        if message_id in self._cell_of_message:
+            return self._cell_of_message[message_id]
+        return self.cell_at(event)
 
-    def _in_program(self, pid: int) -> bool:
-        """Tell whether a process belongs to a program that the page ran, such as a script.
+    # --- who handed it out ---
 
-        What fails there has nothing to do with the work that the page itself handed out.
-        """
-        hello = self.hellos.get(pid)
-        lineage = [hello, *_ancestors(hello, self.hellos)] if hello else []
-        return any(
-            not h.forked
-            and h.pid != self.kernel
-            and wording.start_method(h) in (None, "mpi4py")
-            and not _SERVICE.search(" ".join(h.argv[:4]))
-            for h in lineage
-        )
+    def work_at(self, pid: int, number: int) -> Work | None:
+        """Return the work of a place, None where it is not known."""
+        place = self._places.get((pid, number))
+        return Work(self._cell_of_place(place), place) if place is not None else None
 
-    def submission(
-        self, pid: int, moment: float, executor: str | None, names: Iterable[str]
-    ) -> ev.Submitted | None:
-        """Find the submission of a piece of work that failed later, elsewhere.
+    def work_of_message(self, fingerprint: int) -> Work | None:
+        """Return the work that a message carried, or answered, None where it is not known."""
+        sent = self._sent.get(fingerprint)
+        if sent is not None and sent.reply_to:
+            sent = self._sent.get(sent.reply_to)
+        return self.work_at(sent.sender, sent.place) if sent is not None else None
 
-        The latest one that names what failed and used this executor, else the latest that
-        does one of both, else the latest. None in a program of its own, where *pid* is.
-        """
-        if self._in_program(pid):
-            return None
-        names = {name for name in names if name}
-        before = [
-            s
-            for s in self.submitted
-            if s.time <= moment
-            and s.cell is not None
-            and wording.family(s.executor) != "thread"  # these send nothing
-        ]
-
-        def named(s: ev.Submitted) -> bool:
-            return not names.isdisjoint(s.names)
-
-        def same(s: ev.Submitted) -> bool:
-            return executor is not None and wording.family(s.executor) == wording.family(executor)
-
-        # An executor that broke has no work from before left that could still fail.
-        broke = [
-            e.time
-            for e in of(self.events, ev.PoolBroken)
-            if e.time <= moment
-            and executor
-            and wording.family(e.executor) == wording.family(executor)
-        ]
-        since = [s for s in before if broke and s.time > max(broke)]
-        tests: tuple[tuple[list[ev.Submitted], Callable[[ev.Submitted], bool]], ...] = (
-            (since, lambda s: named(s) and same(s)),
-            (since, same),
-            (before, lambda s: named(s) and same(s)),
-            (before, named),
-            (before, same),
-            (before, lambda s: True),
-        )
-        for submissions, test in tests:
-            for submission in reversed(submissions):
-                if test(submission):
-                    return submission
+    def work_of_process(self, pid: int) -> Work | None:
+        """Return the work for which a process was started, None where it is not known."""
+        parent = self._parent.get(pid)
+        if parent is not None:
+            return self.work_at(parent.pid, parent.place)
         return None
 
+    def guess(self, event: ev.Event, executor: str | None, message_id: str | None = None) -> Work:
+        """Return the latest work that could be meant: the last resort, marked as a guess."""
+        if message_id in self._cell_of_message:
+            return Work(self._cell_of_message[message_id], None)
+        if self.kernel is not None and event.pid != self.kernel.pid and self._in_program(event.pid):
+            # What fails in a program has nothing to do with the work of the page's own cells.
+            return Work(self.cell_of_process(event.pid), None)
+        order = self._order[id(event)]
+        before = [
+            p
+            for p in self.of(ev.Place)
+            if self._order[id(p)] < order and p.file and p.executor not in ("asyncio", "subprocess")
+        ]
+        same = [p for p in before if executor and libraries.public(p.executor) == executor]
+        if same or before:
+            place = (same or before)[-1]
+            return Work(self._cell_of_place(place), place, is_guess=True)
+        return Work(self.cell_at(event), None, is_guess=True)
 
-def _ancestors(hello: ev.Hello, hellos: Mapping[int, ev.Hello]) -> list[ev.Hello]:
-    """Return the processes of the page above one, the nearest first."""
-    found: list[ev.Hello] = []
-    above = hellos.get(hello.ppid)
-    while above is not None and above not in found:
-        found.append(above)
-        above = hellos.get(above.ppid)
-    return found
+    def _cell_of_place(self, place: ev.Place, depth: int = 20) -> int | None:
+        if place.cell in self._cell_of_message:
+            return self._cell_of_message[place.cell]
+        if place.cell is None and place.number in self._cell_of_number:
+            return self._cell_of_number[place.number]
+        if self.kernel is None or place.pid == self.kernel.pid:
+            return self.cell_at(place)
+        return self.cell_of_process(place.pid, depth)
+
+    def cell_of_process(self, pid: int, depth: int = 20) -> int | None:
+        """Return the cell on whose behalf a process runs."""
+        parent = self._parent.get(pid)
+        if parent is not None and depth:
+            place = self._places.get((parent.pid, parent.place))
+            if place is not None:
+                return self._cell_of_place(place, depth - 1)
+            if self.kernel is not None and parent.pid == self.kernel.pid:
+                return self.cell_at(parent)
+            return self.cell_of_process(parent.pid, depth - 1)
+        started = self.started.get(pid)
+        if started is None:
+            return None
+        kernel = self.kernel.pid if self.kernel is not None else None
+        if started.ppid != kernel and started.ppid in self.started and depth:
+            return self.cell_of_process(started.ppid, depth - 1)
+        return self.cell_at(started)
+
+    def _in_program(self, pid: int) -> bool:
+        """Tell whether a process belongs to a program that the page ran, such as a script."""
+        return any(
+            not process.forked
+            and process is not self.kernel
+            and wording.start_method(process) in (None, "mpi4py")
+            and not _SERVICE.search(" ".join(process.argv[:4]))
+            for process in self._lineage(pid)
+        )
+
+    def _lineage(self, pid: int) -> Iterator[ev.ProcessStarted]:
+        """Yield a process and those of the run above it, the nearest first."""
+        seen: set[int] = set()
+        process = self.started.get(pid)
+        while process is not None and process.pid not in seen:
+            seen.add(process.pid)
+            yield process
+            process = self.started.get(process.ppid)
+
+    # --- processes ---
+
+    def was_ended_on_purpose(self, pid: int) -> bool:
+        """Tell whether a process was sent a signal that ends it, before it was found dead."""
+        started = self.started.get(pid)
+        if started is not None and started.group in self._signalled_groups:
+            return True
+        found_dead = self._found_dead.get(pid, len(self.events))
+        return self._signalled.get(pid, len(self.events)) < found_dead
+
+    def library_of_worker(self, pid: int) -> libraries.Library | None:
+        """Return the library whose worker a process is, None for a process of the page's own."""
+        parent = self._parent.get(pid)
+        if parent is not None and (parent.target or "").startswith(libraries.MODULES):
+            return libraries.library_of(parent.target)
+        started = self.started.get(pid)
+        method = wording.start_method(started) if started is not None else None
+        if method in ("loky", "dask", "ipyparallel", "mpi4py", "ray"):
+            return libraries.library_of(method) or next(
+                (
+                    library
+                    for library in libraries.LIBRARIES
+                    if any(name == method for _, name in library.commands)
+                ),
+                None,
+            )
+        return None
+
+    def executors(self) -> list[str]:
+        """Return the executors that the page handed work to, in order of first use."""
+        kernel = self.kernel.pid if self.kernel is not None else None
+        found = []
+        for place in self.of(ev.Place):
+            name = libraries.public(place.executor)
+            # MPI never works for the page's own process, only for a script that the page runs.
+            of_page = place.pid == kernel or name == _MPI
+            if of_page and libraries.library_of(place.executor) is not None:
+                found.append(name)
+        return [name for name in dict.fromkeys(found) if not name.endswith(".Pipe")]
+
+    def workers(self) -> dict[str, int]:
+        """Count the processes that were started to work for the page, by how they were started."""
+        leaders = {p.pid for p in self.of(ev.Place) if libraries.public(p.executor) == _MPI}
+        # A nanny of Dask runs the same program as a worker without one, and has the worker below.
+        nannies = {e.ppid for e in self.started.values() if wording.start_method(e) == "spawn"}
+        counts: dict[str, int] = {}
+        for process in self.started.values():
+            how = wording.start_method(process)
+            above = list(self._lineage(process.pid))[1:]
+            if (
+                how is None
+                or process.pid in leaders
+                or (how == "dask" and process.pid in nannies)
+                or any("ipyparallel.controller" in p.argv for p in above)
+            ):
+                continue
+            counts[how] = counts.get(how, 0) + 1
+        return counts

@@ -1,4 +1,4 @@
-"""Name and word what a finding tells: executors, start methods, objects, hints.
+"""Name what a finding tells: executors, start methods, processes, objects.
 
 A reader knows other names than the evidence has: the class of an executor instead of the module
 whose code was loading a message, ``__main__.sphere`` instead of an error's text.
@@ -11,6 +11,7 @@ import re
 import signal
 from collections.abc import Sequence
 
+from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.judge.finding import Finding
 
@@ -20,115 +21,54 @@ MACHINERY = (
     "collections.",
     "concurrent.",
     "copyreg.",
+    "dill.",
+    "enum.",
     "functools.",
+    "importlib.",
+    "io.",
     "joblib.",
-    "loky.",
-    "multiprocessing.",
-    "types.",
     "_pickle.",
+    "pickle.",
+    "types.",
+    *libraries.MODULES,
 )
 """Names that every message carries; what the reader sent has another one."""
 
-LOOK = {
-    "future": "Ask for its result() or its exception().",
-    "result": "Ask for it with get().",
-    "task": "Await it; for a runner of adaptive, await runner.task.",
-    "process": "Read its exitcode after join(), or mend what it runs.",
-}
-
-
-ENGINES = (
-    (re.compile(r"\bdask[ -]worker\b|\bdistributed\.cli\.dask_worker\b"), "dask"),
-    (re.compile(r"\bipyparallel\.engine(?!\.)"), "ipyparallel"),
-    (re.compile(r"-m mpi4py\.futures\b"), "mpi4py"),
+ENGINES = tuple(
+    (re.compile(pattern), name)
+    for library in libraries.LIBRARIES
+    for pattern, name in library.commands
 )
-"""The programs that a page starts to work for it, by their command line."""
+"""The command lines of workers, and how those were started."""
 
 
-def start_method(hello: ev.Hello) -> str | None:
+def start_method(process: ev.ProcessStarted) -> str | None:
     """Return how a worker was started, None for a process that is no worker.
 
-    A start method of `multiprocessing`, ``loky``, or the name in `ENGINES`.
+    A start method of `multiprocessing`, or what the table of libraries says.
     """
-    words = " ".join(hello.argv)
+    words = " ".join(process.argv)
     if "resource_tracker" in words:
         return None
-    for pattern, engine in ENGINES:
-        if not hello.forked and pattern.search(words):
-            return engine
-    if hello.forked:
-        return "forkserver" if "multiprocessing.forkserver" in words else "fork"
-    if "multiprocessing.spawn" in words or "--multiprocessing-fork" in words:
-        return "spawn"
-    if "popen_loky_posix" in words:
-        return "loky"
-    return None
-
-
-def process(e: ev.LoadFailed, *, is_kernel: bool, method: str | None) -> str:
-    """Name the process, or the interpreter in it, in which a load failed."""
-    if e.interpreter:
-        return f"interpreter {e.interpreter} of process {e.pid}"
-    return f"{'kernel' if is_kernel else 'worker'} {e.pid}" + (f" ({method})" if method else "")
+    if process.forked:
+        return "forkserver" if ".forkserver import" in words else "fork"
+    return next((name for pattern, name in ENGINES if pattern.search(words)), None)
 
 
 def executor_from(stack: Sequence[Sequence[str]]) -> str | None:
-    """Name the executor whose code was loading the message."""
-    modules = [module for module, _ in stack]
-    for prefix, name in (
-        ("joblib.externals.loky", "joblib"),
-        ("loky", "loky"),
-        ("concurrent.futures.process", "concurrent.futures.ProcessPoolExecutor"),
-        ("concurrent.futures.interpreter", "concurrent.futures.InterpreterPoolExecutor"),
-        ("concurrent.interpreters", "concurrent.interpreters"),
-        ("multiprocessing.pool", "multiprocessing.Pool"),
-        ("multiprocessing.managers", "multiprocessing.Manager"),
-        ("distributed", "dask.distributed"),
-        ("ipyparallel", "ipyparallel"),
-        ("mpi4py", "mpi4py.futures"),
-        ("multiprocessing.spawn", "multiprocessing.Process"),
-        ("multiprocessing.forkserver", "multiprocessing.Process"),
-    ):
-        if any(module == prefix or module.startswith(prefix + ".") for module in modules):
-            return name
-    if any(function == "main" and module == "__main__" for module, function in stack):
+    """Name the executor whose code was loading or making a message."""
+    modules = [entry[0] for entry in stack if entry]
+    if any(entry == ["__main__", "main"] for entry in stack):
         return "loky"
+    for library in libraries.LIBRARIES:
+        for module in modules:
+            if module.startswith(library.modules) and not module.endswith(_GENERIC):
+                return libraries.public(module)
     return None
 
 
-def public(executor: str) -> str:
-    """Return the name under which a reader knows an executor."""
-    return {
-        "process": "concurrent.futures.ProcessPoolExecutor",
-        "thread": "concurrent.futures.ThreadPoolExecutor",
-        "interpreter": "concurrent.futures.InterpreterPoolExecutor",
-        "pool": "multiprocessing.Pool",
-        "mp-process": "multiprocessing.Process",
-        "dask": "dask.distributed",
-    }.get(family(executor), family(executor))
-
-
-def family(executor: str) -> str:
-    """Return what the names of one executor, its class and its modules, have in common."""
-    for part, name in (
-        ("joblib", "joblib"),
-        ("loky", "loky"),
-        ("concurrent.futures.process", "process"),
-        ("ProcessPoolExecutor", "process"),
-        ("ThreadPoolExecutor", "thread"),
-        ("InterpreterPoolExecutor", "interpreter"),
-        ("concurrent.futures.interpreter", "interpreter"),
-        ("multiprocessing.pool", "pool"),
-        ("multiprocessing.Pool", "pool"),
-        ("multiprocessing.Process", "mp-process"),
-        ("distributed", "dask"),
-        ("ipyparallel", "ipyparallel"),
-        ("mpi4py", "mpi4py.futures"),
-    ):
-        if part in executor:
-            return name
-    return executor
-
+_GENERIC = (".connection", ".queues", ".process", ".spawn", ".forkserver", ".context", ".reduction")
+"""Modules that carry messages for every executor alike."""
 
 _MISSING_NAME = (
     re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'"),
@@ -140,6 +80,9 @@ _CONSTRUCTOR = re.compile(r"(?P<name>[A-Za-z_][\w.]*)\.__(?:init|new)__\(\)")
 
 def object_of(e: ev.LoadFailed) -> str | None:
     """Name what could not be loaded: ``__main__.sphere``, ``ghost_module.f``."""
+    if e.found is not None:
+        named = [name for name in e.globals if name == f"__main__.{e.name}"]
+        return named[0] if named else f"__main__.{e.name}"
     for pattern in _MISSING_NAME:
         if match := pattern.search(e.message):
             found = f"{match['module']}.{match['name']}"
@@ -149,15 +92,18 @@ def object_of(e: ev.LoadFailed) -> str | None:
     if e.name and e.exception in ("ModuleNotFoundError", "ImportError"):
         inside = [name for name in e.globals if name.startswith(e.name + ".")]
         return inside[0] if inside else e.name
-    if e.raised_in and not e.raised_in.startswith(MACHINERY):
-        # The method of a class that the message names, or a function of the reader's.
-        owners = [name for name in e.globals if e.raised_in.startswith(name + ".")]
-        return owners[0] if owners else e.raised_in
+    if e.importing:
+        inside = [name for name in e.globals if name.startswith(e.importing + ".")]
+        return inside[0] if inside else reader_object(e.globals) or e.importing
     if match := _CONSTRUCTOR.match(e.message):
         named = [name for name in e.globals if name.endswith("." + match["name"])]
         # A class that came by value is the page's own.
         return named[0] if named else f"__main__.{match['name']}"
-    return reader_object(e.globals) or e.raised_in
+    if e.raised_in and not e.raised_in.startswith(MACHINERY):
+        # The method of a class that the message names, or a function of the reader's.
+        owners = [name for name in e.globals if e.raised_in.startswith(name + ".")]
+        return owners[0] if owners else e.raised_in
+    return reader_object(e.globals)
 
 
 def reader_object(names: Sequence[str]) -> str | None:
@@ -167,32 +113,11 @@ def reader_object(names: Sequence[str]) -> str | None:
     return next(iter(main or own), None)
 
 
-def hint(e: ev.LoadFailed, thing: str | None, result: bool, executor: str | None) -> str:
-    """Say what to do about a failed load, by its cause."""
-    name = (thing or "it").rsplit(".", 1)[-1]
-    if result:
-        return (
-            f"Return plain data, or mend how {name} is pickled: an exception with an __init__ of "
-            "its own needs a __reduce__, a class has to be importable in both processes."
-        )
-    if e.exception == "ModuleNotFoundError":
-        return (
-            f"Install {e.name} where the workers run, or put it on their path: workers get "
-            "sys.path as it was when they started."
-        )
-    if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
-        if executor is not None and family(executor) == "process":
-            return (
-                "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
-                f"value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
-            )
-        return (
-            f"Move {name} into a module that both processes can import, or hand the work to loky, "
-            "which pickles it by value."
-        )
-    if e.exception == "AttributeError":
-        return "Make the module that the worker imports the one that the page has."
-    return f"Loading {name} raises: mend its __setstate__ or __reduce__, or send plain data."
+def process(e: ev.LoadFailed, *, is_kernel: bool, method: str | None) -> str:
+    """Name the process, or the interpreter in it, in which a load failed."""
+    if e.interpreter:
+        return f"interpreter {e.interpreter} of process {e.pid}"
+    return f"{'kernel' if is_kernel else 'worker'} {e.pid}" + (f" ({method})" if method else "")
 
 
 def end_of(exitcode: int) -> str:
@@ -205,7 +130,7 @@ def end_of(exitcode: int) -> str:
     return f"exit code {exitcode}"
 
 
-def presentable(finding: Finding) -> Finding:
+def printable(finding: Finding) -> Finding:
     """Return the finding without anything that a terminal or a report would act on."""
     return dc.replace(
         finding,

@@ -1,11 +1,10 @@
-"""Write an event of a page's process as one line of its evidence.
+"""Write an event of a watched process as one line of the run's evidence.
 
 Only the standard library is imported, and as little of it as possible: this runs at the start
-of every interpreter of a watched page. Nothing here may raise.
+of every interpreter of a run. Nothing here may raise.
 """
 
 import os
-import sys
 import time
 
 try:
@@ -17,7 +16,7 @@ except ImportError:
 # the quotes around the annotations.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType
+    from collections.abc import Callable
     from typing import Any
 
 ENV = "WORKERCHECK_EVIDENCE"
@@ -27,19 +26,6 @@ EVENTS = "events.jsonl"
 INTACT = "intact"
 """A file that is removed when an event could not be written: unlinking works on a full disk."""
 
-TRANSPORTS = (
-    "multiprocessing.",
-    "multiprocess.",
-    "concurrent.futures.",
-    "concurrent.interpreters",
-    "loky.",
-    "joblib.externals.loky.",
-    "distributed.",
-    "ipyparallel.",
-    "mpi4py.",
-)
-"""Modules that carry work between processes: what they load is a message."""
-
 _MESSAGE_LIMIT = 4_000
 
 folder = ""
@@ -48,26 +34,54 @@ folder = ""
 forked = False
 """Whether this process began as a copy of another."""
 
+# Kept from before a test suite or a page can replace them.
+_open, _write, _close, _unlink, _getpid = os.open, os.write, os.close, os.unlink, os.getpid
+_FLAGS = os.O_WRONLY | os.O_APPEND
+_time = time.time
+_failed: "set[str]" = set()
+
 
 def write(event: str, **fields: "Any") -> None:
     """Append one event: one line, one write, so that lines of several processes never mix."""
     try:
-        fields = {"event": event, "pid": os.getpid(), "time": time.time(), **fields}
+        fields = {"event": event, "pid": _getpid(), "time": _time(), **fields}
         line = _dumps(fields).encode("ascii") + b"\n"
         # Opened for each event: a descriptor kept open can be closed by the page, and its
         # number given to a file of the page's own.
-        fd = os.open(folder + "/" + EVENTS, os.O_WRONLY | os.O_APPEND)
+        fd = _open(folder + "/" + EVENTS, _FLAGS)
         try:
-            written = os.write(fd, line)
+            written = _write(fd, line)
         finally:
-            os.close(fd)
+            _close(fd)
         if written != len(line):
             raise OSError("short write")
     except Exception:
         try:
-            os.unlink(folder + "/" + INTACT)
+            _unlink(folder + "/" + INTACT)
         except OSError:
             pass
+
+
+def failed(what: str, exc: BaseException) -> None:
+    """Write that something could not be watched, once for each thing."""
+    if what not in _failed:
+        _failed.add(what)
+        write(
+            "recorder-failed", what=what, reason=type(exc).__name__ + ": " + message_of(exc)[:300]
+        )
+
+
+def guarded(function: "Callable[..., Any]", name: str) -> "Callable[..., Any]":
+    """Return the function, but with `failed` instead of an error."""
+
+    def call(*args: "Any") -> "Any":
+        try:
+            return function(*args)
+        except Exception as exc:
+            failed(name, exc)
+            return None
+
+    return call
 
 
 def _dumps(value: "Any") -> str:
@@ -75,7 +89,7 @@ def _dumps(value: "Any") -> str:
     if isinstance(value, str):
         return _quote(value)
     if isinstance(value, dict):
-        return "{" + ",".join(_quote(k) + ":" + _dumps(v) for k, v in value.items()) + "}"
+        return "{" + ",".join([_quote(k) + ":" + _dumps(v) for k, v in value.items()]) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_dumps, value)) + "]"
     if value is None or isinstance(value, bool):
@@ -86,34 +100,6 @@ def _dumps(value: "Any") -> str:
 def text(value: str) -> str:
     """Return the string without lone surrogates, which no file takes."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def cell() -> "str | None":
-    """Return the message id of the cell on whose behalf this code runs, None outside a kernel.
-
-    ipykernel keeps it in a context variable: a task of `asyncio` still knows the cell that
-    created it when it runs during a later one.
-    """
-    if forked:  # it has a copy of the kernel, as it was then
-        return None
-    try:
-        app = sys.modules["ipykernel.kernelapp"].IPKernelApp
-        return str(app.instance().kernel.get_parent("shell")["header"]["msg_id"])
-    except Exception:
-        return None
-
-
-def is_page(frame: "FrameType | None") -> bool:
-    """Tell whether the code of the page, or a module of its own, is behind this frame.
-
-    The frames of executors are passed over: ``Executor.map`` calls ``submit`` for its caller.
-    """
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith(TRANSPORTS):
-        frame = frame.f_back
-    if frame is None or frame.f_globals.get("__name__") == "__main__":
-        return frame is not None
-    file = frame.f_code.co_filename
-    return "site-packages" not in file and not file.startswith((os.path.dirname(os.__file__), "<"))
 
 
 def message_of(exc: "BaseException") -> str:
@@ -128,22 +114,9 @@ def qualified(thing: object) -> "str | None":
     """Return ``module.qualname`` of a function or a class, None for what has no name."""
     module = getattr(thing, "__module__", None)
     name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
-    if type(module) is not str or type(name) is not str:
+    if type(name) is not str:
         return None
+    if type(module) is not str:
+        # A class may say that it has no module; an exception of it still has a name.
+        return text(name)[:300] if isinstance(thing, type) else None
     return text(name if module == "builtins" else module + "." + name)[:300]
-
-
-def write_bare_failure(exc: "BaseException") -> None:
-    """Write that a load failed where nothing more can be said about it."""
-    write(
-        "load-failed",
-        stack=[],
-        interpreter=0,
-        exception=type(exc).__name__,
-        message="",
-        name=None,
-        globals=[],
-        raised_in=None,
-        traceback="",
-        cell=None,
-    )

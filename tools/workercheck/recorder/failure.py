@@ -1,12 +1,15 @@
-"""Describe a message that could not be unpickled, for whoever has to mend it.
+"""Describe a message that could not be unpickled or pickled, for whoever has to mend it.
 
-Imported when the first load fails, because most processes never need it. Only the standard library
-is imported. Nothing here may raise.
+Imported when the first message fails, because most processes never need it. Only the standard
+library is imported.
 """
 
 from __future__ import annotations
 
-from workercheck.recorder import events as _events
+import sys
+
+from workercheck.libraries import MODULES
+from workercheck.recorder import events, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -17,11 +20,12 @@ if TYPE_CHECKING:
 _TRACEBACK_LIMIT = 12_000
 _PICKLE_LIMIT = 1 << 20
 
-_last: Any = None
+_right: set[str] = set()
+"""Names in ``__main__`` that mean in this process what they mean in the page."""
 
 
-def record(exc: BaseException, caller: FrameType | None, args: tuple[Any, ...]) -> None:
-    """Write the event.
+def describe(exc: BaseException, caller: FrameType | None, message: Any) -> dict[str, Any]:
+    """Return the fields of the event about a load that failed, without the fingerprint.
 
     Parameters
     ----------
@@ -29,84 +33,94 @@ def record(exc: BaseException, caller: FrameType | None, args: tuple[Any, ...]) 
         The error, with the traceback from the load inwards.
     caller
         The frame that called ``loads``; None where that was compiled code.
-    args
-        What ``loads`` was called with.
+    message
+        The bytes, None where they came from a file.
     """
-    global _last
-    try:
-        trace = []
-        innermost = None
-        tb = exc.__traceback__ and exc.__traceback__.tb_next
-        while tb is not None:
-            trace.append((tb.tb_frame.f_code, tb.tb_lineno))
-            innermost = tb.tb_frame
-            tb = tb.tb_next
-        # A message within a message fails once for each: the outer traceback ends with the inner.
-        if _last is not None:
-            code, inner, kind = _last
-            tail = len(trace) - len(inner)
-            if (
-                kind is type(exc)
-                and tail > 0
-                and trace[tail:] == inner
-                and trace[tail - 1][0] is code
-            ):
-                return
-        _last = (caller and caller.f_code, trace, type(exc))
-        import traceback
-
-        stack: list[list[str]] = []
-        frame = caller
-        while frame is not None and len(stack) < 16:
-            stack.append([frame.f_globals.get("__name__") or "", frame.f_code.co_name])
-            frame = frame.f_back
-        _events.write(
-            "load-failed",
-            stack=stack,
-            interpreter=_interpreter(),
-            exception=_events.qualified(type(exc)),
-            message=_events.message_of(exc),
-            name=_plain(getattr(exc, "name", None)),
-            globals=_globals(args),
-            raised_in=_qualified_frame(innermost),
-            traceback=_events.text("".join(traceback.format_exception(exc)))[-_TRACEBACK_LIMIT:],
-            cell=_events.cell(),
-        )
-    except Exception:
-        _events.write_bare_failure(exc)
+    frames = _frames(exc)
+    return {
+        **_common(exc, caller, frames),
+        "interpreter": _interpreter(),
+        "name": _plain(getattr(exc, "name", None)),
+        "globals": globals_in(message),
+        "importing": next(
+            (
+                _plain(frame.f_globals.get("__name__"))
+                for frame in reversed(frames)
+                if frame.f_code.co_name == "<module>"
+            ),
+            None,
+        ),
+        "found": None,
+    }
 
 
-def _interpreter() -> int:
-    """Return the id of this interpreter, 0 for the main one of a process."""
-    try:
-        import _interpreters  # type: ignore[import-not-found]
+def describe_unsent(exc: BaseException, caller: FrameType | None, thing: Any) -> dict[str, Any]:
+    """Return the fields of the event about an object that could not be pickled.
 
-        return int(_interpreters.get_current()[0])
-    except Exception:
-        return 0
+    Parameters
+    ----------
+    exc, caller
+        As for `describe`.
+    thing
+        What the message would have carried.
+    """
+    return {**_common(exc, caller, _frames(exc)), "object": _name_of_unsent(thing)}
 
 
-def _plain(value: object) -> str | None:
-    return _events.text(value)[:200] if type(value) is str else None
-
-
-def _qualified_frame(frame: FrameType | None) -> str | None:
-    if frame is None or frame.f_code.co_filename.startswith("<frozen"):
-        return None
-    module = frame.f_globals.get("__name__")
-    name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
-    return (
-        _events.text(module + "." + name)[:300] if type(module) is str else _events.text(name)[:300]
+def record_wrong(
+    found: tuple[str, str], caller: FrameType | None, message: Any, fingerprint: int
+) -> None:
+    """Write that a message was loaded, and that a name in it means something else here."""
+    name, instead = found
+    events.write(
+        "load-failed",
+        stack=_stack(caller),
+        interpreter=_interpreter(),
+        fingerprint=fingerprint,
+        exception="",
+        message="",
+        name=name.rpartition(".")[2],
+        globals=globals_in(message),
+        raised_in=None,
+        importing=None,
+        found=instead,
+        traceback="",
+        cell=places.cell(),
     )
 
 
-def _globals(args: tuple[Any, ...]) -> list[str]:
-    """List the names that the message refers to, in order: ``__main__.sphere``."""
-    if not args or not isinstance(args[0], (bytes, bytearray, memoryview)):
+def wrong_object(message: Any) -> tuple[str, str] | None:
+    """Find a name of ``__main__`` in a message that means something else in this process.
+
+    What `pickle` stores as ``__main__.main`` says of itself that it is from ``__main__``; the
+    ``__main__`` of a worker under forkserver has a ``main`` too, from multiprocessing.
+
+    Returns
+    -------
+    tuple of str or None
+        The name, and what was found under it.
+    """
+    main: Any = sys.modules.get("__main__")
+    for name in globals_in(message):
+        if not name.startswith("__main__.") or name in _right:
+            continue
+        thing: Any = main
+        for part in name.split(".")[1:]:
+            thing = vars(thing).get(part) if hasattr(thing, "__dict__") else None
+        module = getattr(thing, "__module__", None)
+        if type(module) is str and module not in ("__main__", "__mp_main__"):
+            return name, events.qualified(thing) or module
+        _right.add(name)
+    return None
+
+
+def globals_in(message: Any) -> list[str]:
+    """List the names that a message refers to, in order: ``__main__.sphere``."""
+    if message is None:
         return []
     import pickletools
 
-    return list(names_in(bytes(args[0][:_PICKLE_LIMIT]), pickletools.genops))
+    return list(names_in(bytes(message[:_PICKLE_LIMIT]), pickletools.genops))
 
 
 def names_in(message: bytes, genops: Callable[[bytes], Any]) -> Iterator[str]:
@@ -144,8 +158,88 @@ def names_in(message: bytes, genops: Callable[[bytes], Any]) -> Iterator[str]:
                 name = strings[-2] + "." + strings[-1]
             if name and name not in seen:
                 seen.add(name)
-                yield _events.text(name)[:300]
+                yield events.text(name)[:300]
                 if len(seen) == 40:
                     return
     except Exception:
         return
+
+
+def _common(
+    exc: BaseException, caller: FrameType | None, frames: list[FrameType]
+) -> dict[str, Any]:
+    import traceback
+
+    return {
+        "stack": _stack(caller),
+        "exception": events.qualified(type(exc)) or "",
+        "message": events.message_of(exc),
+        "raised_in": next(
+            (_qualified_frame(frame) for frame in reversed(frames) if places.is_reader(frame)), None
+        ),
+        "traceback": events.text("".join(traceback.format_exception(exc)))[-_TRACEBACK_LIMIT:],
+        "cell": places.cell(),
+    }
+
+
+def _frames(exc: BaseException) -> list[FrameType]:
+    """Return the frames from the load inwards, without the frame of the wrapper."""
+    tb = exc.__traceback__ and exc.__traceback__.tb_next
+    frames = []
+    while tb is not None:
+        frames.append(tb.tb_frame)
+        tb = tb.tb_next
+    return frames
+
+
+def _stack(frame: FrameType | None) -> list[list[str]]:
+    stack: list[list[str]] = []
+    while frame is not None and len(stack) < 16:
+        stack.append([str(frame.f_globals.get("__name__") or ""), frame.f_code.co_name])
+        frame = frame.f_back
+    return stack
+
+
+def _interpreter() -> int:
+    """Return the id of this interpreter, 0 for the main one of a process."""
+    try:
+        import _interpreters  # type: ignore[import-not-found]
+
+        return int(_interpreters.get_current()[0])
+    except Exception:
+        return 0
+
+
+def _plain(value: object) -> str | None:
+    return events.text(value)[:200] if type(value) is str else None
+
+
+def _qualified_frame(frame: FrameType) -> str:
+    module = frame.f_globals.get("__name__")
+    name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
+    return events.text(f"{module}.{name}" if type(module) is str else name)[:300]
+
+
+def _name_of_unsent(thing: Any) -> str | None:
+    """Name what a message would have carried: the function of a task, or the class of an object."""
+    if type(thing).__module__.startswith(MODULES):  # a library's envelope
+        kept = getattr(thing, "__dict__", {})
+        function = kept.get("fn") or kept.get("_target") or kept.get("result")
+        if function is None:
+            function = kept.get("exception")
+        thing = function if function is not None else thing
+    elif type(thing) is tuple and len(thing) == 5:  # a task of a Pool
+        thing = _function_of_chunk(thing)
+    elif type(thing) is tuple and len(thing) == 3 and type(thing[2]) is tuple:  # a result of a Pool
+        thing = thing[2][-1]
+    return events.qualified(thing) or events.qualified(type(thing))
+
+
+def _function_of_chunk(task: tuple[Any, ...]) -> Any:
+    function, arguments = task[2], task[3]
+    if events.qualified(function) in ("multiprocessing.pool.mapstar",) and arguments:
+        try:
+            return arguments[0][0]
+        except Exception:
+            return function
+    return function

@@ -4,6 +4,9 @@ With `sys.monitoring` (Python 3.12 and later) the code of a function tells when 
 returns: no frame of ours is in a traceback, and all other code runs as fast as ever. Python 3.11
 has nothing like it; there the function is wrapped after all (`workercheck.recorder.monitor311`).
 
+A page may want any of the six numbers that `sys.monitoring` has for tools: the recorder gives up
+its number when somebody asks for it, and goes on under another one.
+
 Only the standard library is imported, and as little of it as possible. Nothing here may raise.
 """
 
@@ -11,28 +14,40 @@ from __future__ import annotations
 
 import sys
 
+from workercheck.recorder import events, frameless
+
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
     from typing import Any
 
-    Handler = Callable[[FrameType, Any], None]
+    Handler = Callable[[FrameType, Any], Any]
     """Takes the frame of the function and, when it returns, its value."""
     Watched = tuple[str, str, Handler]
-    """Path of a function within its module, ``start`` or ``return``, and the handler."""
+    """Path of a function within its module, the moment, and the handler.
+
+    The moment is ``start``, ``return``, or ``line``: each line, until the handler returns False
+    for it.
+    """
+
+_NUMBERS = (5, 4, 3, 1, 2, 0)
+"""The numbers of tools, those first that no known tool uses."""
 
 _tool: int | None = None
 _wanted: dict[str, list[Watched]] = {}
 _arrivals: dict[str, Callable[[Any], None]] = {}
-_handlers: dict[tuple[int, str], list[Handler]] = {}
-_codes: dict[int, CodeType] = {}  # kept, so that no other code gets the same id
+_starts: dict[int, list[Handler]] = {}
+_returns: dict[int, list[Handler]] = {}
+_lines: dict[int, Handler] = {}
+_codes: dict[int, CodeType] = {}
+"""By id, and kept, so that no other code gets the same id."""
+_getframe = sys._getframe
 
 
-def watch(functions: dict[str, list[Watched]]) -> None:
-    """Have handlers called for functions of modules, by the name of the module."""
-    for module, watched in functions.items():
-        _wanted.setdefault(module, []).extend(watched)
+def watch(module: str, path: str, moment: str, handler: Handler) -> None:
+    """Have a handler called for a function of a module, at a moment as in `Watched`."""
+    _wanted.setdefault(module, []).append((path, moment, handler))
 
 
 def on_arrival(module: str, handler: Callable[[Any], None]) -> None:
@@ -42,21 +57,17 @@ def on_arrival(module: str, handler: Callable[[Any], None]) -> None:
 
 def start() -> None:
     """Begin to watch; modules that come later are watched as they come."""
-    global _tool
     monitoring: Any = getattr(sys, "monitoring", None)
     if monitoring is None:
-        from workercheck.recorder import monitor311 as _monitor311
+        from workercheck.recorder import monitor311
 
-        _monitor311.start(_wanted, _arrivals)
+        monitor311.start(_wanted, _arrivals)
         return
+    if not _take_number():
+        raise RuntimeError("every number of sys.monitoring is taken")
+    _make_way(monitoring)
     loaded: Any = sys.modules["_frozen_importlib"]._load_unlocked
-    _tool = next((tool for tool in (4, 3, 1) if monitoring.get_tool(tool) is None), None)
-    if _tool is None:
-        return
-    monitoring.use_tool_id(_tool, "workercheck")
-    monitoring.register_callback(_tool, monitoring.events.PY_START, _started)
-    monitoring.register_callback(_tool, monitoring.events.PY_RETURN, _returned)
-    _observe(loaded.__code__, "return", lambda _frame, module: _arrived(module))
+    observe(loaded.__code__, "return", lambda _frame, module: _arrived(module))
     for name in (*_wanted, *_arrivals):
         module = sys.modules.get(name)
         # One that is still being imported has not all its functions yet, and arrives later.
@@ -64,16 +75,85 @@ def start() -> None:
             _arrived(module)
 
 
-def _observe(code: CodeType, moment: str, handler: Handler) -> None:
+def _take_number(but: int | None = None) -> bool:
+    """Register under a free number; tell whether there was one."""
+    global _tool
     monitoring: Any = getattr(sys, "monitoring", None)
+    free = [n for n in _NUMBERS if n != but and _real_get_tool(monitoring, n) is None]
+    if not free:
+        return False
+    _tool = free[0]
+    use = getattr(monitoring.use_tool_id, "real", monitoring.use_tool_id)
+    use(_tool, "workercheck")
+    monitoring.register_callback(_tool, monitoring.events.PY_START, _started)
+    monitoring.register_callback(_tool, monitoring.events.PY_RETURN, _returned)
+    monitoring.register_callback(_tool, monitoring.events.LINE, _line_reached)
+    for code in _codes.values():
+        _set_events(code)
+    return True
+
+
+def _make_way(monitoring: Any) -> None:
+    """Have the recorder's number look free, and be free when somebody takes it."""
+    real_use, real_get = monitoring.use_tool_id, monitoring.get_tool
+
+    def use(cls: type, /, tool: int, name: str) -> Any:
+        if tool == _tool:
+            _clear(tool)
+            if not _take_number(but=tool):
+                events.failed("sys.monitoring", RuntimeError("the page has taken every number"))
+        try:
+            return real_use(tool, name)
+        except BaseException as exc:
+            return frameless.raise_later(cls, exc)
+
+    def get(cls: type, /, tool: int) -> Any:
+        try:
+            return None if tool == _tool else real_get(tool)
+        except BaseException as exc:
+            return frameless.raise_later(cls, exc)
+
+    for name, real, new in (("use_tool_id", real_use, use), ("get_tool", real_get, get)):
+        wrapper: Any = frameless.wrapper(real, new)
+        wrapper.real = real
+        setattr(monitoring, name, wrapper)
+
+
+def _real_get_tool(monitoring: Any, number: int) -> Any:
+    return getattr(monitoring.get_tool, "real", monitoring.get_tool)(number)
+
+
+def _clear(tool: int) -> None:
+    monitoring: Any = getattr(sys, "monitoring", None)
+    for code in _codes.values():
+        monitoring.set_local_events(tool, code, 0)
+    wanted = monitoring.events
+    for event in (wanted.PY_START, wanted.PY_RETURN, wanted.LINE):
+        monitoring.register_callback(tool, event, None)
+    monitoring.free_tool_id(tool)
+
+
+def observe(code: CodeType, moment: str, handler: Handler) -> None:
+    """Have a handler called for a function, given its code."""
     _codes[id(code)] = code
-    _handlers.setdefault((id(code), moment), []).append(handler)
-    events = monitoring.events.NO_EVENTS
-    if (id(code), "start") in _handlers:
-        events |= monitoring.events.PY_START
-    if (id(code), "return") in _handlers:
-        events |= monitoring.events.PY_RETURN
-    monitoring.set_local_events(_tool, code, events)
+    if moment == "line":
+        _lines[id(code)] = handler
+    else:
+        handlers = _starts if moment == "start" else _returns
+        handlers.setdefault(id(code), []).append(handler)
+    _set_events(code)
+
+
+def _set_events(code: CodeType) -> None:
+    monitoring: Any = getattr(sys, "monitoring", None)
+    wanted = monitoring.events.NO_EVENTS
+    if id(code) in _starts:
+        wanted |= monitoring.events.PY_START
+    if id(code) in _returns:
+        wanted |= monitoring.events.PY_RETURN
+    if id(code) in _lines:
+        wanted |= monitoring.events.LINE
+    monitoring.set_local_events(_tool, code, wanted)
 
 
 def _arrived(module: Any) -> None:
@@ -81,29 +161,46 @@ def _arrived(module: Any) -> None:
     if name in _arrivals:
         _arrivals.pop(name)(module)
     for path, moment, handler in _wanted.pop(name, ()):
-        function = module
-        for part in path.split("."):
-            function = getattr(function, part, None)
-        # A property has its function, a decorated function the one that it wraps.
-        function = getattr(function, "fget", function)
-        while hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
-        code = getattr(function, "__code__", None)
+        code = code_of(module, path)
         if code is not None:
-            _observe(code, moment, handler)
+            observe(code, moment, handler)
+
+
+def code_of(module: Any, path: str) -> CodeType | None:
+    """Return the code of a function of a module, None where there is no such function."""
+    function = module
+    for part in path.split("."):
+        function = getattr(function, part, None)
+    # A property has its function, a decorated function the one that it wraps.
+    function = getattr(function, "fget", function)
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return getattr(function, "__code__", None)
 
 
 def _started(code: CodeType, _offset: int) -> None:
-    _call(code, "start", None)
+    try:
+        for handler in _starts.get(id(code), ()):
+            handler(_getframe(1), None)
+    except Exception as exc:
+        events.failed(code.co_qualname, exc)  # type: ignore[attr-defined,unused-ignore]
 
 
 def _returned(code: CodeType, _offset: int, value: Any) -> None:
-    _call(code, "return", value)
-
-
-def _call(code: CodeType, moment: str, value: Any) -> None:
     try:
-        for handler in _handlers.get((id(code), moment), ()):
-            handler(sys._getframe(2), value)
-    except Exception:
-        pass
+        for handler in _returns.get(id(code), ()):
+            handler(_getframe(1), value)
+    except Exception as exc:
+        events.failed(code.co_qualname, exc)  # type: ignore[attr-defined,unused-ignore]
+
+
+def _line_reached(code: CodeType, _line: int) -> Any:
+    try:
+        if _lines[id(code)](_getframe(1), None):
+            return None
+    except Exception as exc:
+        events.failed(code.co_qualname, exc)  # type: ignore[attr-defined,unused-ignore]
+    return _DISABLE
+
+
+_DISABLE: Any = getattr(getattr(sys, "monitoring", None), "DISABLE", None)

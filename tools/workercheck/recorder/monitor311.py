@@ -1,7 +1,8 @@
 """Be called when a function of a library runs, on Python 3.11: by wrapping it.
 
 To be deleted with the support for 3.11. The wrapper leaves no frame in a traceback
-(`workercheck.recorder.frameless`); the functions differ from their originals to whoever inspects them.
+(`workercheck.recorder.frameless`); the functions differ from their originals to whoever inspects
+them.
 """
 
 from __future__ import annotations
@@ -102,6 +103,9 @@ class _Call:
             function = function.__wrapped__
         code = function.__code__
         self.f_back = caller
+        self.f_code = code
+        self.f_globals = function.__globals__
+        self.f_lasti = self.f_lineno = 0
         self.f_locals = dict(zip(code.co_varnames[: code.co_argcount], args, strict=False))
         self.f_locals.update(kwargs)
         if code.co_flags & 0x04:  # takes *args
@@ -119,7 +123,7 @@ def _watched(function: Any, moment: str, handler: Any) -> type:
 
     def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
         caller = sys._getframe(1)
-        if moment == "start":
+        if moment != "return":
             tell(caller, args, kwargs, None)
         try:
             value = function(*args, **kwargs)

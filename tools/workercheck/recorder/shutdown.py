@@ -1,4 +1,4 @@
-"""What is left to do in the kernel after a page's last cell.
+"""What is left to do in a kernel after a page's last cell.
 
 Imported then. Only the standard library is imported.
 """
@@ -9,13 +9,20 @@ import os
 import sys
 import time
 
-from workercheck.recorder import events as _events
-from workercheck.recorder import handouts as _observer
-from workercheck.recorder import unseen as _unseen
+from workercheck.recorder import endings, events
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import Task
+
+_waiting: set[Task[None]] = set()
 
 
-async def finish(patience: float) -> None:
-    """Wait for work still under way, then record which modules of its own the page imported.
+def finish(patience: float) -> None:
+    """Wait for work still under way, then write the last words of this kernel.
+
+    The waiting is a task of the event loop that runs the kernel: tasks of the page go on
+    meanwhile, and nothing depends on how the page's cells are run (``%autoawait``).
 
     Parameters
     ----------
@@ -25,10 +32,27 @@ async def finish(patience: float) -> None:
     import asyncio
 
     deadline = time.monotonic() + patience
-    while _observer.is_busy() and time.monotonic() < deadline:
+    try:
+        task = asyncio.get_running_loop().create_task(_wait(deadline))
+    except RuntimeError:  # a kernel without an event loop
+        while endings.is_busy() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        _last_words()
+        return
+    _waiting.add(task)
+
+
+async def _wait(deadline: float) -> None:
+    import asyncio
+
+    while endings.is_busy() and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
-    _unseen.tell()
-    _events.write("modules", files=_own_modules())
+    _last_words()
+
+
+def _last_words() -> None:
+    events.guarded(endings.tell, "the end of the page")()
+    events.write("modules", files=_own_modules())
 
 
 def _own_modules() -> dict[str, str]:
@@ -38,11 +62,14 @@ def _own_modules() -> dict[str, str]:
     installed = tuple(os.path.realpath(p) + os.sep for p in set(sysconfig.get_paths().values()))
     modules = {}
     for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
-        if type(path) is not str or not os.path.isfile(path):
-            continue
-        path = os.path.realpath(path)
-        if not path.startswith(installed):
-            with open(path, "rb") as file:
-                modules[path] = hashlib.sha256(file.read()).hexdigest()
+        try:
+            path = getattr(module, "__file__", None)
+            if type(path) is not str or not os.path.isfile(path):
+                continue
+            path = os.path.realpath(path)
+            if not path.startswith(installed):
+                with open(path, "rb") as file:
+                    modules[path] = hashlib.sha256(file.read()).hexdigest()
+        except Exception:
+            continue  # an entry that raises when it is looked at hides nobody but itself
     return modules

@@ -15,8 +15,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from workercheck.evidence import records as ev
-from workercheck.judge import history
+from workercheck.judge.history import History
 from workercheck.report import record as report
 from workercheck.report.record import PageReport, Report
 from workercheck.run.page import Page
@@ -25,7 +24,7 @@ REPORT = "workercheck/report"
 """Name of the execution report among the pages of the site, beside ``report.json``."""
 
 
-def describe(reported: PageReport, page: Page, events: Sequence[ev.Event]) -> None:
+def describe(reported: PageReport, page: Page, history: History) -> None:
     """Add to a page's report when it ran, and with what.
 
     Parameters
@@ -34,13 +33,13 @@ def describe(reported: PageReport, page: Page, events: Sequence[ev.Event]) -> No
         The report of the page's run, with its executors.
     page
         The page that ran.
-    events
-        The evidence of its run, this build's or a cached one's.
+    history
+        What the evidence of its run tells, this build's or a cached one's.
     """
     # The last event: that the run is over, or that evidence was lost.
-    ended = datetime.datetime.fromtimestamp(events[-1].time, datetime.UTC)
+    ended = datetime.datetime.fromtimestamp(history.events[-1].time, datetime.UTC)
     reported.ended = ended.strftime("%Y-%m-%dT%H:%M:%SZ")
-    kernel = history.kernel(events)
+    kernel = history.kernel
     reported.python = kernel.python if kernel is not None else ""
     # What is installed for another interpreter, nobody here can tell.
     if kernel is not None and kernel.executable == sys.executable:

@@ -24,8 +24,8 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 import workercheck
 from workercheck.evidence import records as ev
-from workercheck.run.notebook import Run
 from workercheck.run.page import SKIP_EXECUTION, Page
+from workercheck.run.side_by_side import Run
 
 KEPT_FOR = 30 * 86400.0
 """Seconds that what nobody uses stays."""

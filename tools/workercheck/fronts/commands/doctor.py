@@ -23,8 +23,10 @@ from pathlib import Path
 
 from workercheck import __version__
 from workercheck.judge import rules
-from workercheck.run.notebook import Run, run_pages
+from workercheck.judge.finding import WORKER_KINDS
+from workercheck.judge.history import History
 from workercheck.run.page import Page
+from workercheck.run.side_by_side import Run, run_pages
 
 TIMEOUT = 60.0
 """Seconds that a trial may take before it counts as hanging."""
@@ -239,7 +241,7 @@ def _page(name: str, folder: Path, trial: Trial, timeout: float) -> Page:
 
 def _judge(trial: Trial, run: Run, timeout: float) -> Outcome:
     """Say what became of a trial, from the run of its page."""
-    findings = rules.judge(run.page, run.events)
+    findings = rules.judge(History(run.page, run.events))
     kinds = {finding.kind: finding for finding in findings}
     if (died := kinds.get("kernel-died")) and "did not start" in died.message:
         raise DoctorError(
@@ -251,7 +253,7 @@ def _judge(trial: Trial, run: Run, timeout: float) -> Outcome:
         for output in cell.get("outputs", ())
         if output.output_type == "error"
     ]
-    worker = next((f for f in findings if f.kind in rules.WORKER_KINDS), None)
+    worker = next((f for f in findings if f.kind in WORKER_KINDS), None)
     printed = "".join(
         output.text
         for cell in run.notebook.cells

@@ -19,13 +19,15 @@ from workercheck import __version__
 from workercheck.fronts.sphinx import read_page as pages
 from workercheck.fronts.sphinx.handover import Handover
 from workercheck.fronts.sphinx.progress import Progress
-from workercheck.judge import history, rules
+from workercheck.judge import remains, rules
+from workercheck.judge.finding import Finding
+from workercheck.judge.history import History
 from workercheck.report import gate, provenance
 from workercheck.report import record as report
 from workercheck.report.record import PageReport, Report
 from workercheck.run import schedule
-from workercheck.run.notebook import Run, run_pages
 from workercheck.run.page import Page
+from workercheck.run.side_by_side import Run, run_pages
 from workercheck.run.store import PageCache, environment, modules, unchanged
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
         workercheck_key: str
         workercheck_modules: dict[str, dict[str, str]]
         workercheck_pages: dict[str, PageReport]
-        workercheck_strays: dict[str, list[int]]
+        workercheck_unconverted: dict[str, list[int]]
 
 
 LOGGER = logging.getLogger(__name__)
@@ -56,13 +58,13 @@ _WITH_PROVENANCE = ("html", "dirhtml")
 """The builders whose pages say where they come from: they have a file for each page."""
 
 
-class StrayCell(UnexpectedCellDirective):
+class UnconvertedCell(UnexpectedCellDirective):
     """A ``code-cell`` that reached the Markdown parser: nobody executes it."""
 
     def run(self) -> list[nodes.Node]:
         """Remember the line; myst-nb warns."""
         env = cast("_Environment", self.state.document.settings.env)
-        env.workercheck_strays.setdefault(env.docname, []).append(self.lineno)
+        env.workercheck_unconverted.setdefault(env.docname, []).append(self.lineno)
         return super().run()  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -79,7 +81,7 @@ class Check:
         env = cast("_Environment", app.env)
         if not hasattr(env, "workercheck_pages"):
             env.workercheck_pages = {}
-            env.workercheck_strays = {}
+            env.workercheck_unconverted = {}
             env.workercheck_modules = {}
             env.workercheck_key = ""
         self.nb_config = env.mystnb_config
@@ -143,7 +145,7 @@ class Check:
                 self._leave_alone(app, env, page, reported)
                 continue
             run = self.cache.load(page)
-            if run is not None and all(f.expected for f in rules.judge(page, run.events)):
+            if run is not None and all(f.expected for f in _judge(run)):
                 self._take(env, run, cached=True)
             else:
                 to_run.append(page)
@@ -239,11 +241,12 @@ class Check:
         reported.executed = True
         reported.cached = cached
         reported.seconds = run.seconds
-        reported.executors = history.executors(run.events)
-        reported.started = history.started(run.events)
+        history = History(run.page, run.events)
+        reported.executors = history.executors()
+        reported.started = history.workers()
         reported.workers = sum(reported.started.values())
-        provenance.describe(reported, run.page, run.events)
-        reported.findings = rules.judge(run.page, run.events)
+        provenance.describe(reported, run.page, history)
+        reported.findings = rules.judge(history)
         env.workercheck_modules[run.page.docname] = modules(run.events)
         try:
             self.handover.give(run)
@@ -259,16 +262,16 @@ class Check:
         )
 
     def on_env_purge_doc(self, app: Sphinx, env: _Environment, docname: str) -> None:
-        """Forget the stray cells of a page that is read again."""
-        env.workercheck_strays.pop(docname, None)
+        """Forget the cells that were not converted of a page that is read again."""
+        env.workercheck_unconverted.pop(docname, None)
 
     def on_env_merge_info(
         self, app: Sphinx, env: _Environment, docnames: list[str], other: _Environment
     ) -> None:
-        """Take over the stray cells that a parallel reader met."""
+        """Take over the cells that were not converted that a parallel reader met."""
         for docname in docnames:
-            if docname in other.workercheck_strays:
-                env.workercheck_strays[docname] = other.workercheck_strays[docname]
+            if docname in other.workercheck_unconverted:
+                env.workercheck_unconverted[docname] = other.workercheck_unconverted[docname]
 
     def on_env_updated(self, app: Sphinx, env: _Environment) -> None:
         """Make sure that myst-nb rendered the runs that were watched, and knows their outcome."""
@@ -279,7 +282,7 @@ class Check:
                 continue
             if rendered is None or rendered["runtime"] != reported.seconds:
                 reported.findings.append(
-                    rules.not_watched(
+                    remains.not_watched(
                         "myst-nb executed the page itself, so that what it shows is of another run",
                         "Build again if the file was edited meanwhile; else an extension changes "
                         "the page's code between its file and myst-nb: do that another way.",
@@ -341,18 +344,18 @@ class Check:
         }
 
     def _pages(self, app: Sphinx, env: _Environment) -> list[PageReport]:
-        docnames = sorted(env.workercheck_pages.keys() | env.workercheck_strays.keys())
+        docnames = sorted(env.workercheck_pages.keys() | env.workercheck_unconverted.keys())
         found = (self._page(app, env, docname) for docname in docnames)
         return [page for page in found if page is not None]
 
     def _page(self, app: Sphinx, env: _Environment, docname: str) -> PageReport | None:
         page = env.workercheck_pages.get(docname)
-        lines = env.workercheck_strays.get(docname)
+        lines = env.workercheck_unconverted.get(docname)
         if lines is None:
             return page
         if page is None:
             page = PageReport(docname, _source(app, Path(env.doc2path(docname))), executed=False)
-        strays = [
+        unconverted = [
             rules.not_executed(
                 line,
                 "a code-cell outside a notebook, or nested in another directive or a list",
@@ -361,7 +364,7 @@ class Check:
             )
             for line in lines
         ]
-        return dc.replace(page, findings=[*page.findings, *strays])
+        return dc.replace(page, findings=[*page.findings, *unconverted])
 
     def _report(self, app: Sphinx, env: _Environment) -> Report:
         reported = self._pages(app, env)
@@ -371,6 +374,10 @@ class Check:
             pages=reported,
             site=gate.fingerprint(Path(app.outdir), [*files, Path(gate.BUILDINFO)]),
         )
+
+
+def _judge(run: Run) -> list[Finding]:
+    return rules.judge(History(run.page, run.events))
 
 
 def _exclude(env: _Environment, path: Path) -> None:
@@ -417,7 +424,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_config_value("workercheck_timeout", 0, "html", (int, float))
     app.add_config_value("workercheck_allow_unexecuted", [], "html", (list, tuple))
     app.add_config_value("workercheck_packages", [], "html", (list, tuple))
-    app.add_directive("code-cell", StrayCell, override=True)
+    app.add_directive("code-cell", UnconvertedCell, override=True)
     check = Check()
     app.connect("builder-inited", check.on_builder_inited, priority=900)
     app.connect("env-get-outdated", check.on_env_get_outdated)

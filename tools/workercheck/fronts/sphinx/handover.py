@@ -18,7 +18,7 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from sqlalchemy.exc import SQLAlchemyError
 
-from workercheck.run.notebook import Run
+from workercheck.run.side_by_side import Run
 
 
 class Handover:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from sphinx.util import logging
 
-from workercheck.run.notebook import Run, Underway
 from workercheck.run.page import Page
+from workercheck.run.side_by_side import Run, Underway
 
 SILENCE = 30.0
 """Seconds without news after which a build says what it is waiting for; then twice as many."""

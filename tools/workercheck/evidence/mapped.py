@@ -1,0 +1,157 @@
+"""Read the files that watched processes map into their memory: what each does, what each sent.
+
+The files belong to the page, which may do anything to them: nothing here raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+import os
+import pickletools
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from workercheck.recorder import failure as _failure
+from workercheck.recorder import mapped as _mapped
+
+_NAME = re.compile(rf"({_mapped.DOING}|{_mapped.SENT})-([1-9][0-9]{{0,8}})-([0-9]{{1,19}})")
+_RECORD = _mapped.SENT_RECORD
+_RING = _mapped.SENT_COUNT * _RECORD.size
+_CHUNK = 4096
+"""Bytes that are read at once: most processes send few messages."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Sent:
+    """Who sent a message."""
+
+    sender: int
+    """The pid."""
+    place: int
+    """A place of the sender, 0 where it is not known."""
+    reply_to: int
+    """For a result: the fingerprint of the message with the task, else 0."""
+
+    @property
+    def is_known(self) -> bool:
+        """Tell whether the sender knew for which work it was."""
+        return bool(self.place or self.reply_to)
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _File:
+    kind: str
+    pid: int
+    ns: int
+    """When the process made it, in nanoseconds since the epoch."""
+    path: str
+
+    def read(self) -> bytes:
+        """Return the content; of a ring, up to its last record and some empty ones."""
+        content = b""
+        with contextlib.suppress(OSError), Path(self.path).open("rb", buffering=0) as file:
+            limit = _RING if self.kind == _mapped.SENT else _mapped.DOING_SIZE
+            while len(content) < limit and (part := file.read(_CHUNK)):
+                content += part
+                if not any(part[-_RECORD.size :]):
+                    break
+        return content
+
+
+class MappedFiles:
+    """The mapped files in the folder of a run's evidence.
+
+    Parameters
+    ----------
+    folder
+        Where the processes of the run make them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._done: set[str] = set()
+        """The files, by path, of processes that are gone."""
+        self._rings: list[tuple[_File, bytes]] = []
+        """What processes sent that are gone. A file of each would fill the disk."""
+
+    def who_sent(self, fingerprints: Collection[int]) -> dict[int, Sent]:
+        """Look messages up by their fingerprints; those that nobody sent are left out.
+
+        Of the messages of a process with the same bytes, the latest counts; of several processes,
+        one that knew for which work it was.
+        """
+        found: dict[int, Sent] = {}
+        wanted = set(fingerprints) - {0}
+        if not wanted:
+            return found
+        rings = [(file, file.read()) for file in self._files() if file.kind == _mapped.SENT]
+        for file, ring in sorted([*self._rings, *rings], key=lambda ring: ring[0].ns):
+            for fingerprint, sent in _latest(file.pid, ring, wanted).items():
+                if sent.is_known or fingerprint not in found:
+                    found[fingerprint] = sent
+        return found
+
+    def ended_at_work(self, is_alive: Callable[[int, float], bool]) -> Iterator[dict[str, Any]]:
+        """Yield the fields of an `EndedAtWork` for each process that ended while it had a message.
+
+        The files of processes that are gone are deleted, so that a later look stays cheap.
+
+        Parameters
+        ----------
+        is_alive
+            Tells whether the process still runs that had a pid at a time, in seconds since the
+            epoch.
+        """
+        files = list(self._files())  # before the processes: the others cannot have begun later
+        for file in files:
+            if is_alive(file.pid, file.ns / 1e9):
+                continue
+            content = file.read()
+            self._done.add(file.path)
+            with contextlib.suppress(OSError):
+                os.unlink(file.path)  # noqa: PTH108
+            if file.kind == _mapped.SENT:
+                self._rings.append((file, content.rstrip(b"\0")))
+            elif (ended := _what_it_did(content)) is not None:
+                yield {"child": file.pid, **ended}
+
+    def _files(self) -> Iterator[_File]:
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                match = _NAME.fullmatch(entry.name)
+                if match is None or entry.path in self._done:
+                    continue
+                with contextlib.suppress(OSError):
+                    # Neither a folder, nor a pipe that would keep whoever opens it.
+                    if entry.is_file(follow_symlinks=False):
+                        yield _File(match[1], int(match[2]), int(match[3]), entry.path)
+
+
+def _latest(pid: int, ring: bytes, wanted: set[int]) -> dict[int, Sent]:
+    found: dict[int, tuple[int, Sent]] = {}
+    ring += bytes(-len(ring) % _RECORD.size)
+    for fingerprint, place, reply_to, number in _RECORD.iter_unpack(ring):
+        if fingerprint in wanted and number > found.get(fingerprint, (0,))[0]:
+            is_reply = bool(place & _mapped.REPLY)
+            sent = Sent(pid, place & (_mapped.REPLY - 1), reply_to if is_reply else 0)
+            found[fingerprint] = number, sent
+    return {fingerprint: sent for fingerprint, (_, sent) in found.items()}
+
+
+def _what_it_did(content: bytes) -> dict[str, Any] | None:
+    """Read what a process did when it ended, None where it was idle."""
+    if len(content) < _mapped.DOING_HEAD.size:
+        return None
+    state, fingerprint = _mapped.DOING_HEAD.unpack_from(content)
+    if state not in (_mapped.LOADING, _mapped.WORKING):
+        return None
+    # Without a fingerprint the bytes came from a file, and those here are of an older message.
+    message = content[_mapped.DOING_HEAD.size :] if fingerprint else b""
+    return {
+        "is_loading": state == _mapped.LOADING,
+        "fingerprint": fingerprint,
+        "globals": list(_failure.names_in(message, pickletools.genops)),
+    }

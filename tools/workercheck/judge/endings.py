@@ -1,0 +1,177 @@
+"""Findings about workers that ended while they had work."""
+
+from __future__ import annotations
+
+from workercheck import libraries
+from workercheck.evidence import records as ev
+from workercheck.judge import hints, wording
+from workercheck.judge.finding import Finding
+from workercheck.judge.history import History, Work
+from workercheck.judge.messages import GUESS
+
+RESPAWNS = 3
+"""Workers of one executor that end before their first task, from which on something ends them."""
+
+
+def dead_workers(history: History) -> list[Finding]:
+    """Return a finding for each worker that was killed, crashed or exited while it had work.
+
+    A worker that ended while it was idle had no work, whoever ended it; one that the page or a
+    library ended on purpose has lost nothing that anybody wanted.
+    """
+    return _Deaths(history).findings
+
+
+class _Deaths:
+    """The ends of a run's processes, each explained once."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.findings: list[Finding] = []
+        self.explained = {e.pid for e in history.of(ev.LoadFailed)}
+        self._ended_at_work()
+        self._initializers()
+        self._broken_pools()
+        self._exits()
+
+    def _ended_at_work(self) -> None:
+        for e in self.history.of(ev.EndedAtWork):
+            if (
+                e.child in self.explained
+                or self.history.was_ended_on_purpose(e.child)
+                or self.history.is_after_shutdown(e)
+            ):
+                continue
+            if not e.is_loading:
+                library = self.history.library_of_worker(e.child)
+                if library is None or not library.answers:
+                    continue  # nothing tells whether it had finished
+            thing = wording.reader_object(e.globals)
+            work = self.history.work_of_message(e.fingerprint) if e.fingerprint else None
+            if work is None or work.cell is None:
+                work = self.history.work_of_process(e.child)
+            what = f"a worker died while it unpickled {thing or 'a message'}"
+            self._add(e, e.child, work, what if e.is_loading else _AT_WORK, thing)
+
+    def _initializers(self) -> None:
+        for e in self.history.of(ev.Raised):
+            if (
+                e.what == "initializer"
+                and e.pid not in self.explained
+                and not self.history.is_after_shutdown(e)
+            ):
+                name = e.exception.rsplit(".", 1)[-1]
+                error = wording.clean(f"{name}: {e.message}" if e.message else name)
+                what = f"the initializer {e.function or ''} raised in a worker".replace("  ", " ")
+                self._add(
+                    e,
+                    e.pid,
+                    self.history.work_of_process(e.pid),
+                    f"{what} ({error}), which ended it",
+                    e.function,
+                    hint=hints.initializer(e.function),
+                    exception=e.exception or None,
+                )
+
+    def _broken_pools(self) -> None:
+        loads = self.history.of(ev.LoadFailed)
+        last = -1
+        for e in self.history.of(ev.PoolBroken):
+            if self.history.is_after_shutdown(e):
+                continue
+            order = self.history.order(e)
+            # Either side of the executor may have failed to load a message.
+            known = not self.explained.isdisjoint(e.pids) or any(
+                last < self.history.order(load) < order and load.pid == e.pid for load in loads
+            )
+            last = order
+            ended = [pid for pid in e.ended if not self.history.was_ended_on_purpose(pid)]
+            on_purpose = bool(e.ended) and not ended
+            self.explained.update(e.pids)
+            if known or on_purpose or not (e.doomed or ended):
+                continue
+            work = next(
+                (work for place in e.doomed if (work := self.history.work_at(e.pid, place))), None
+            )
+            if work is None:
+                work = next((w for pid in ended if (w := self.history.work_of_process(pid))), None)
+            self._add(e, (ended or e.pids or [0])[0], work, _AT_WORK, None, executor=e.executor)
+
+    def _exits(self) -> None:
+        before_work: dict[object, list[ev.Exited]] = {}
+        last_message = {e.child: e.fingerprint for e in self.history.of(ev.EndedAtWork)}
+        for e in self.history.of(ev.Exited):
+            if (
+                e.child in self.explained
+                or self.history.was_ended_on_purpose(e.child)
+                or self.history.is_after_shutdown(e)
+            ):
+                continue
+            work = self.history.work_of_message(last_message.get(e.child, 0))
+            library = libraries.library_of(e.target) if _is_library(e.target) else None
+            if library is not None and library.answers:
+                # Idle, or before its first task: an executor replaces it, and nothing is lost
+                # unless that goes on for ever.
+                work = self.history.work_of_process(e.child)
+                place = work.place if work is not None else None
+                before_work.setdefault(id(place), []).append(e)
+            elif library is not None:
+                # Its scheduler hands tasks on: the process was started for all of them.
+                work = work or self.history.guess(e, library.name)
+                self._add(e, e.child, work, _AT_WORK, None)
+            elif e.exitcode < 0:
+                work = self.history.work_of_process(e.child)
+                self._add(e, e.child, work, _AT_WORK, e.target)
+        for exits in before_work.values():
+            if len(exits) >= RESPAWNS:
+                first = exits[0]
+                self._add(
+                    first,
+                    first.child,
+                    self.history.work_of_process(first.child),
+                    f"{len(exits)} workers died before their first task",
+                    None,
+                )
+
+    def _add(
+        self,
+        event: ev.Event,
+        child: int,
+        work: Work | None,
+        message: str,
+        thing: str | None,
+        *,
+        hint: str = hints.DIED,
+        executor: str | None = None,
+        exception: str | None = None,
+    ) -> None:
+        self.explained.add(child)
+        if work is None or work.cell is None:
+            known = self.history.cell_of_process(child)
+            work = Work(known, None) if known is not None else self.history.guess(event, executor)
+        code = self.history.exit_codes.get(child)
+        if code is not None:
+            message += f" ({wording.end_of(code)})"
+        name = work.executor or (libraries.public(executor) if executor else None)
+        if name:
+            message += f", sent through {name}"
+        self.findings.append(
+            Finding(
+                "worker-died",
+                message + (GUESS if work.is_guess else ""),
+                self.history.line(work.cell),
+                cell=work.cell,
+                expected=self.history.expects(work.cell),
+                exception=exception,
+                process=f"worker {child}",
+                object=thing,
+                hint=hint,
+            )
+        )
+
+
+_AT_WORK = "a worker died while it had work"
+
+
+def _is_library(target: str | None) -> bool:
+    return (target or "").startswith(libraries.MODULES)

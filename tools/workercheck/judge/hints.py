@@ -1,0 +1,129 @@
+"""What to do about each finding, by its cause."""
+
+from __future__ import annotations
+
+from workercheck import libraries
+from workercheck.evidence import records as ev
+
+DIED = (
+    "Find what ends it: run the function in the page itself, without an executor; a crash in "
+    "compiled code, sys.exit, os._exit and too little memory end a process at once."
+)
+
+LOOK = {
+    "future": "Ask for its result() or its exception().",
+    "result": "Ask for it with get(), or go through all items of the iterator.",
+    "task": "Await it; for a runner of adaptive, await runner.task.",
+    "process": "Read its exitcode after join(), or mend what it runs.",
+}
+
+
+def failed_load(
+    e: ev.LoadFailed,
+    thing: str | None,
+    *,
+    is_result: bool,
+    executor: str | None,
+    through: str,
+    method: str | None,
+) -> str:
+    """Say what to do about a message that could not be loaded.
+
+    Parameters
+    ----------
+    e, thing
+        The event, and the object that could not be loaded.
+    is_result
+        Whether a worker sent it back.
+    executor
+        The public name of the executor, where it is known.
+    through
+        The package that handed the work on, empty where the page did that itself.
+    method
+        The start method of the worker.
+    """
+    name = (thing or "it").rsplit(".", 1)[-1]
+    if e.importing:
+        return (
+            f"The worker imports {e.importing} by itself, in its own order and environment, and "
+            "that import raises: import what it needs inside it, without a circle, set environment "
+            "variables before the workers start, and guard a script with "
+            'if __name__ == "__main__".'
+        )
+    if is_result:
+        return (
+            f"Return plain data, or mend how {name} is pickled: an exception with an __init__ of "
+            "its own needs a __reduce__, a class has to be importable in both processes."
+        )
+    if e.exception == "ModuleNotFoundError":
+        return (
+            f"Install {e.name} where the workers run, or put it on their path: workers get "
+            "sys.path as it was when they started."
+        )
+    if e.found is not None:
+        return (
+            f"Give {name} another name, or move it into a module: pickle sends the name "
+            f"{thing}, and in a worker under {method or 'this start method'} that is {e.found}."
+        )
+    if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
+        return _by_value(name, executor, through)
+    if e.exception == "AttributeError":
+        return (
+            "Make the module that the worker imports the one that the page has: the worker "
+            "imports it anew, from its file."
+        )
+    if e.exception in ("FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError"):
+        return (
+            "What the message refers to is gone: a manager that was shut down, or shared memory "
+            "that was unlinked. Keep it until the work is done."
+        )
+    return f"Loading {name} raises: mend its __setstate__ or __reduce__, or send plain data."
+
+
+def _by_value(name: str, executor: str | None, through: str) -> str:
+    """Say how a function or a class of the page gets to a worker."""
+    library = libraries.library_of(executor)
+    move = f"Move {name} into a module that both processes can import"
+    if through == "adaptive":
+        return (
+            "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
+            f"value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
+        )
+    if library is not None and library.by_value:
+        return f"{move}: here it was pickled as a name, not by value."
+    if through:
+        return f"{move}, or have {through} use an executor that pickles it by value, such as loky."
+    return f"{move}, or hand the work to loky, which pickles it by value."
+
+
+def failed_dump(e: ev.PickleFailed, executor: str | None) -> str:
+    """Say what to do about an object that could not be pickled."""
+    name = (e.object or "it").rsplit(".", 1)[-1]
+    library = libraries.library_of(executor)
+    if e.is_result:
+        return f"Return plain data that pickle can store, instead of {name}."
+    if library is not None and library.by_value:
+        return f"Send plain data, or give the class of {name} a __reduce__."
+    return (
+        f"Move {name} to the top level of a module, send plain data instead, or hand the work to "
+        "loky, which pickles functions by value."
+    )
+
+
+def initializer(function: str | None) -> str:
+    """Say what to do about an initializer that raises."""
+    name = (function or "the initializer").rsplit(".", 1)[-1]
+    return (
+        f"Mend {name}: it runs in each worker before its first task, and a worker in which it "
+        "raises does no work."
+    )
+
+
+def unwatched(e: ev.Unwatched) -> str:
+    """Say what to do about a Python process without the recorder."""
+    if e.environment is not None:
+        return (
+            f"Install workercheck in {e.environment} too: what its own workers lose is not seen "
+            "otherwise."
+        )
+    return "Hand os.environ on to it, and start it without -S."

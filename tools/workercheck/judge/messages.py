@@ -1,0 +1,144 @@
+"""Findings about messages that could not be loaded, or could not be pickled."""
+
+from __future__ import annotations
+
+from workercheck import libraries
+from workercheck.evidence import records as ev
+from workercheck.judge import hints, wording
+from workercheck.judge.finding import Finding, FindingKind
+from workercheck.judge.history import History, Work
+
+_RESULT_READERS = {name for library in libraries.LIBRARIES for name in library.result_readers}
+_TASK_READERS = {name for library in libraries.LIBRARIES for name in library.task_readers}
+
+_SHUTDOWN_NOISE = ("KeyboardInterrupt", "EOFError", "ConnectionResetError", "BrokenPipeError")
+"""What a load raises when the process at the other end goes, as all do when a kernel ends."""
+
+GUESS = "; which cell sent it is a guess, because nothing tells which message it was"
+
+
+def failed_loads(history: History) -> list[Finding]:
+    """Return a finding for each message that could not be loaded."""
+    return [
+        _failed_load(history, e)
+        for e in history.of(ev.LoadFailed)
+        if not (history.is_after_shutdown(e) and e.exception.endswith(_SHUTDOWN_NOISE))
+    ]
+
+
+def _failed_load(history: History, e: ev.LoadFailed) -> Finding:
+    kernel = history.kernel.pid if history.kernel is not None else None
+    is_result = _is_result(e, kernel)
+    work = _work_of_load(history, e, is_result)
+    executor = _executor(work, wording.executor_from(e.stack))
+    thing = wording.object_of(e)
+    started = history.started.get(e.pid)
+    method = wording.start_method(started) if started and not e.interpreter else None
+    what = thing or "a message"
+    name = e.exception.rsplit(".", 1)[-1]
+    error = f"{name}: {e.message}" if e.message else name
+    if e.found is not None:
+        error = f"the name means {e.found} there"
+    error = wording.clean(error)
+    if is_result:
+        message = f"the parent could not unpickle {what} ({error}) that a worker sent back"
+        message += f" through {executor}" if executor else ""
+    else:
+        message = f"a worker could not unpickle {what} ({error})"
+        message += f" sent through {executor}" if executor else ""
+        message += f" under {method}" if method in ("fork", "forkserver", "spawn") else ""
+    return Finding(
+        "unpickle-result" if is_result else "unpickle-task",
+        message + (GUESS if work.is_guess else ""),
+        history.line(work.cell),
+        cell=work.cell,
+        expected=history.expects(work.cell),
+        exception=e.exception or None,
+        process=wording.process(e, is_kernel=e.pid == kernel, method=method),
+        object=thing,
+        hint=hints.failed_load(
+            e,
+            thing,
+            is_result=is_result,
+            executor=executor,
+            through=work.place.through if work.place is not None else "",
+            method=method,
+        ),
+    )
+
+
+def _is_result(e: ev.LoadFailed, kernel: int | None) -> bool:
+    if any(entry[1:] and entry[1] in _RESULT_READERS for entry in e.stack):
+        return True
+    modules = {entry[0] for entry in e.stack if entry}
+    return e.pid == kernel and e.interpreter == 0 and modules.isdisjoint(_TASK_READERS)
+
+
+def _work_of_load(history: History, e: ev.LoadFailed, is_result: bool) -> Work:
+    """Return who handed the work out, by the message, or by the process that it started."""
+    work = history.work_of_message(e.fingerprint) if e.fingerprint else None
+    if work is None and not is_result and _starts_its_process(e):
+        work = history.work_of_process(e.pid)
+    if work is not None and work.cell is not None:
+        return work
+    return history.guess(e, wording.executor_from(e.stack), e.cell)
+
+
+def _starts_its_process(e: ev.LoadFailed) -> bool:
+    """Tell whether the message is the process object itself, which comes through a file."""
+    return e.fingerprint == 0
+
+
+def _executor(work: Work, loading: str | None) -> str | None:
+    """Name the executor: by whom the work was handed to, else by whose code loaded it."""
+    return work.executor if work.executor and not work.is_guess else loading or work.executor
+
+
+def failed_dumps(history: History) -> list[Finding]:
+    """Return a finding for each object that could not be pickled, so that it never left."""
+    return [
+        _failed_dump(history, e)
+        for e in history.of(ev.PickleFailed)
+        if not history.is_after_shutdown(e)
+    ]
+
+
+def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
+    work = (
+        history.work_of_message(e.reply_to)
+        if e.reply_to
+        else history.work_at(e.pid, e.place)
+        if e.place
+        else None
+    )
+    if work is None or work.cell is None:
+        work = history.work_of_process(e.pid) or work
+    if work is None or work.cell is None:
+        work = history.guess(e, wording.executor_from(e.stack), e.cell)
+    executor = _executor(work, wording.executor_from(e.stack))
+    name = e.exception.rsplit(".", 1)[-1]
+    error = wording.clean(f"{name}: {e.message}" if e.message else name)
+    thing = e.object
+    what = thing or "an object"
+    kind: FindingKind = "pickle-result" if e.is_result else "pickle-task"
+    message = (
+        f"a worker could not pickle its result {what} ({error})"
+        if e.is_result
+        else f"{what} could not be pickled, and was never sent ({error})"
+    )
+    message += f", for {executor}" if executor else ""
+    started = history.started.get(e.pid)
+    is_kernel = history.kernel is not None and e.pid == history.kernel.pid
+    method = wording.start_method(started) if started else None
+    process = f"{'kernel' if is_kernel else 'process'} {e.pid}" + (f" ({method})" if method else "")
+    return Finding(
+        kind,
+        message + (GUESS if work.is_guess else ""),
+        history.line(work.cell),
+        cell=work.cell,
+        expected=history.expects(work.cell),
+        exception=e.exception or None,
+        process=process,
+        object=thing,
+        hint=hints.failed_dump(e, executor),
+    )

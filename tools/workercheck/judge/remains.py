@@ -1,0 +1,240 @@
+"""Findings about what was not seen, what was not watched, and what was left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workercheck.evidence import records as ev
+from workercheck.judge import hints, wording
+from workercheck.judge.cells import BROKEN, LOADING
+from workercheck.judge.finding import WORKER_KINDS, Finding
+from workercheck.judge.history import History, Work
+
+
+def not_watched(reason: str, hint: str) -> Finding:
+    """Word the finding about a page whose evidence is missing or cannot be trusted."""
+    return Finding("not-watched", f"not watched: {wording.clean(reason)}", 0, hint=hint)
+
+
+def service_threads(history: History) -> list[Finding]:
+    """Return a finding for each thread of an executor that an error ended: results are lost."""
+    found = []
+    loads = {(e.pid, e.exception, e.message) for e in history.of(ev.LoadFailed)}
+    for e in history.of(ev.Raised):
+        if e.what != "service-thread" or history.is_after_shutdown(e):
+            continue
+        if (e.pid, e.exception, e.message) in loads:  # it ended over the message itself
+            continue
+        work = history.work_at(e.pid, e.place) or history.guess(e, None)
+        executor = work.executor or "the executor"
+        error = _error(e.exception, e.message)
+        found.append(
+            Finding(
+                "unseen-failure",
+                f"a callback raised ({error}) and ended the thread of {executor} that hands "
+                "results out: whoever waits for them waits for ever",
+                history.line(work.cell),
+                cell=work.cell,
+                exception=e.exception or None,
+                object=e.function,
+                hint="Catch the error in the callback, or do in the page what it does.",
+            )
+        )
+    return found
+
+
+def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
+    """Return a finding for each failure at which nobody looked, but for those told already."""
+    loads = {e.pid for e in history.of(ev.LoadFailed)}
+    failures = [f for f in found if f.kind in WORKER_KINDS]
+    raised = {e.pid: e for e in history.of(ev.Raised) if e.what == "process"}
+    missed = []
+    for e in history.of(ev.Unseen):
+        name = (e.exception or "").rsplit(".", 1)[-1]
+        if name == "ShutdownExecutorError":  # dropped by the page's own shutdown
+            continue
+        if e.child in loads or (failures and _is_told(e, name, failures)):
+            continue
+        work = history.work_at(e.pid, e.place) or Work(history.cell_of_process(e.pid), None)
+        if e.child is not None and history.was_ended_on_purpose(e.child):
+            continue
+        error = _error(e.exception or "", e.message)
+        if e.child in raised:
+            error += f", {_error(raised[e.child].exception, raised[e.child].message)}"
+        names = work.place.names if work.place is not None else []
+        many = f", {e.count} times" if e.count > 1 else ""
+        missed.append(
+            Finding(
+                "unseen-failure",
+                f"a {e.what} failed and nobody looked at it ({error}){many}",
+                history.line(work.cell),
+                cell=work.cell,
+                exception=e.exception,
+                object=wording.reader_object(names) or next(iter(names), None),
+                hint=hints.LOOK.get(e.what),
+            )
+        )
+    return missed
+
+
+def _is_told(e: ev.Unseen, name: str, failures: Sequence[Finding]) -> bool:
+    """Tell whether a failure only passes on what the finding about a worker says."""
+    message = wording.clean(e.message)
+    return (
+        name in BROKEN
+        or any(f"{broken}: " in e.message for broken in BROKEN)
+        or name == "MaybeEncodingError"
+        or LOADING.search(e.message) is not None
+        or any(
+            message and name == (f.exception or "").rsplit(".", 1)[-1] and message in f.message
+            for f in failures
+        )
+    )
+
+
+def _error(exception: str, message: str) -> str:
+    name = exception.rsplit(".", 1)[-1]
+    return wording.clean(f"{name}: {message}" if name and message else name or message)
+
+
+def unwatched(history: History) -> list[Finding]:
+    """Return the findings about what the evidence cannot tell."""
+    finished = history.of(ev.Finished)
+    if finished and finished[-1].language != "python":
+        return []
+    for damaged in history.of(ev.Damaged):
+        return [
+            not_watched(
+                f"its evidence is damaged ({damaged.reason})",
+                "Build again, with room on the disk, and let no page touch WORKERCHECK_EVIDENCE.",
+            )
+        ]
+    found = []
+    ended_by_itself = bool(history.of(ev.KernelDied))
+    if finished and history.kernel is None and not ended_by_itself:
+        return [
+            not_watched(
+                "its kernel started without the recorder",
+                "Install workercheck in the environment of the page's kernel.",
+            )
+        ]
+    for failed in history.of(ev.RecorderFailed)[:1]:
+        found.append(
+            not_watched(
+                f"the recorder could not watch {failed.what} ({failed.reason})",
+                "Report it to workercheck, with the page and the output of `workercheck doctor`.",
+            )
+        )
+    was_stopped = bool(history.of(ev.Stopped) or history.of(ev.CellTimedOut))
+    was_left = ended_by_itself or was_stopped or _has_failed(history)
+    if finished and history.ended and not (found or was_left or history.of(ev.Modules)):
+        found.append(
+            not_watched(
+                "its kernel did not answer after the last cell, so that failures which nobody "
+                "looked at are not known",
+                "Let the page's event loop and its main thread come to rest.",
+            )
+        )
+    return found + _processes(history)
+
+
+def _has_failed(history: History) -> bool:
+    """Tell whether the page may have been ended for a failure, without its last words."""
+    return bool(
+        history.of(ev.LoadFailed)
+        or history.of(ev.PickleFailed)
+        or history.of(ev.EndedAtWork)
+        or history.of(ev.PoolBroken)
+        or history.of(ev.Exited)
+        or history.of(ev.Raised)
+    )
+
+
+def _processes(history: History) -> list[Finding]:
+    found = []
+    for e in history.of(ev.Unwatched):
+        # One that said it was watching after all was only slow to start, on a busy machine.
+        if history.kernel is None or e.child in history.started:
+            continue
+        cell = history.cell_of_process(e.child)
+        cell = cell if cell is not None else history.cell_at(e)
+        where = f" of the environment {e.environment}" if e.environment is not None else ""
+        found.append(
+            Finding(
+                "not-watched",
+                f"a Python process{where} started without the recorder: {wording.clean(e.command)}",
+                history.line(cell),
+                cell=cell,
+                process=f"process {e.child}",
+                hint=hints.unwatched(e),
+            )
+        )
+    return found
+
+
+def leftovers(history: History) -> list[Finding]:
+    """Return a finding for each cause of processes that outlived the page."""
+    left = {e.child for e in history.of(ev.Leftover)}
+    groups: dict[object, list[ev.Leftover]] = {}
+    for e in history.of(ev.Leftover):
+        # Those below another one that was left are the same cause.
+        above = [pid for pid in e.parents if pid in left]
+        groups.setdefault(above[-1] if above else e.child, []).append(e)
+    found: dict[tuple[int | None, str], Finding] = {}
+    counts: dict[tuple[int | None, str], int] = {}
+    for root, group in groups.items():
+        first = next((e for e in group if e.child == root), group[0])
+        cell = history.cell_of_process(first.child)
+        for parent in first.parents:
+            if cell is not None:
+                break
+            if history.kernel is not None and parent == history.kernel.pid:
+                break
+            cell = history.cell_of_process(parent)
+        if cell is None:
+            cell = history.cell_at_time(first.born)
+        command = wording.clean(first.command)
+        key = (cell, command)
+        counts[key] = counts.get(key, 0) + len(group)
+        found.setdefault(
+            key,
+            Finding(
+                "leftover-process",
+                f"a process outlived the page and was ended: {command}",
+                history.line(cell),
+                cell=cell,
+                process=f"process {first.child}",
+                hint="End it in the page: shut its executor down, use a with block, or terminate "
+                "the program and wait for it.",
+            ),
+        )
+    return _merge_by_cell(found, counts)
+
+
+def _merge_by_cell(
+    found: dict[tuple[int | None, str], Finding], counts: dict[tuple[int | None, str], int]
+) -> list[Finding]:
+    """Make one finding of all that a cell left, and say how many processes there were."""
+    merged: dict[int | None, Finding] = {}
+    total: dict[int | None, int] = {}
+    for (cell, command), finding in found.items():
+        total[cell] = total.get(cell, 0) + counts[cell, command]
+        merged.setdefault(cell, finding)
+    return [_with_count(finding, total[cell]) for cell, finding in merged.items()]
+
+
+def _with_count(finding: Finding, count: int) -> Finding:
+    if count == 1:
+        return finding
+    message = finding.message.replace(
+        "a process outlived the page and was ended",
+        f"{count} processes outlived the page and were ended",
+    )
+    return Finding(
+        finding.kind,
+        message,
+        finding.line,
+        cell=finding.cell,
+        process=finding.process,
+        hint=finding.hint,
+    )

@@ -1,0 +1,389 @@
+"""Every library that carries work between processes, one entry each.
+
+Adding a library is adding an entry; no other module names one. The recorder reads the entries
+inside every watched process, the judge reads them afterwards, so that this module imports nothing.
+
+What the recorder does at a function of a library is told by its role, as ``(path, role)``: the
+path of the function within its module, and the name of a handler in `workercheck.recorder.roles`.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import TypeAlias
+
+    Functions: TypeAlias = Mapping[str, Iterable[tuple[str, str]]]
+    """By module: paths of functions within it, each with a role."""
+
+
+class Library:
+    """What has to be known of a library that carries work between processes.
+
+    Parameters
+    ----------
+    name : str
+        The name under which a reader knows it.
+    modules : iterable of str
+        Its modules, by the beginning of their names: what they load or pickle is a message.
+    public : mapping of str to str
+        The public name of an executor by a part of its module or class, the first match counts.
+    functions : mapping
+        The functions to watch, by module, each with its role.
+    wrapped : mapping of str to iterable of str
+        The functions that pickle a message, by module: they are wrapped, because only a wrapper
+        learns of an error.
+    commands : iterable of tuple
+        Regular expression on the command line of a worker, and the name of how it was started.
+    service : str
+        Regular expression on the command line of what it starts beside its workers.
+    answers : bool
+        Whether a worker answers each message with a message: one that ends in between had work.
+    by_value : bool
+        Whether it pickles functions of the page by value.
+    falls_back : iterable of str
+        Modules that try the plain ``pickle.dumps`` first, and something else where it fails.
+    result_readers : iterable of str
+        Functions of the parent process that load what workers send back.
+    task_readers : iterable of str
+        Modules that load what the page sends, though they may run in the page's own process.
+    housekeeping : iterable of str
+        Packages whose tasks of `asyncio` are no work of the page.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        modules: "Iterable[str]",
+        public: "Mapping[str, str] | None" = None,
+        functions: "Functions | None" = None,
+        wrapped: "Mapping[str, Iterable[str]] | None" = None,
+        commands: "Iterable[tuple[str, str]]" = (),
+        service: str = "",
+        answers: bool = False,
+        by_value: bool = False,
+        falls_back: "Iterable[str]" = (),
+        result_readers: "Iterable[str]" = (),
+        task_readers: "Iterable[str]" = (),
+        housekeeping: "Iterable[str]" = (),
+    ) -> None:
+        self.name = name
+        self.modules = tuple(modules)
+        self.public = dict(public or {})
+        self.functions = dict(functions or {})
+        self.wrapped = dict(wrapped or {})
+        self.commands = tuple(commands)
+        self.service = service
+        self.answers = answers
+        self.by_value = by_value
+        self.falls_back = tuple(falls_back)
+        self.result_readers = tuple(result_readers)
+        self.task_readers = tuple(task_readers)
+        self.housekeeping = tuple(housekeeping)
+
+
+_FUTURE = (
+    ("Future.set_exception", "future-failed"),
+    ("Future._Future__get_result", "future-raises"),
+    ("Future.exception", "future-asked"),
+)
+
+_EXECUTOR = (
+    ("ProcessPoolExecutor.submit", "submit fn"),
+    ("_ExecutorManagerThread.run", "manager-thread"),
+    ("_ExecutorManagerThread.terminate_broken", "pool-broken"),
+)
+
+_FORKING_PICKLER = ("ForkingPickler.dumps", "dump")
+
+
+def _multiprocessing(package: str) -> "dict[str, list[tuple[str, str]]]":
+    """Return the functions of `multiprocessing`, or of a package with the same modules."""
+    return {
+        f"{package}.pool": [
+            ("ApplyResult.__init__", "result-made"),
+            ("IMapIterator.__init__", "result-made"),
+            ("ApplyResult._set", "result-set"),
+            ("MapResult._set", "result-set"),
+            ("IMapIterator._set", "item-set"),
+            ("IMapUnorderedIterator._set", "item-set"),
+            ("IMapIterator.next", "item-asked"),
+            ("ApplyResult.get", "result-asked"),
+            ("ApplyResult.successful", "result-asked"),
+            ("Pool.__init__", "pool-made"),
+        ],
+        f"{package}.process": [
+            ("BaseProcess.start", "process-start"),
+            ("BaseProcess.start", "process-made"),
+            ("BaseProcess.exitcode", "exitcode-read"),
+            ("BaseProcess.__repr__", "failure-shown"),
+            ("BaseProcess.close", "process-closed"),
+        ],
+        f"{package}.util": [("_exit_function", "process-ends")],
+        f"{package}.queues": [
+            ("Queue.put", "object-put"),
+            ("JoinableQueue.put", "object-put"),
+        ],
+        f"{package}.popen_fork": [("Popen.poll", "child-polled")],
+        f"{package}.popen_forkserver": [("Popen.poll", "child-polled")],
+    }
+
+
+def _loky(package: str) -> "dict[str, tuple[tuple[str, str], ...]]":
+    return {
+        f"{package}.process_executor": _EXECUTOR,
+        f"{package}.backend.popen_loky_posix": (("Popen.poll", "child-polled"),),
+    }
+
+
+_LOKY_WRAPPED = ("dumps", "dump")
+
+LIBRARIES = (
+    Library(
+        "joblib",
+        modules=("joblib.externals.loky.",),
+        public={"joblib": "joblib"},
+        functions={
+            **_loky("joblib.externals.loky"),
+            "joblib.parallel": (
+                ("BatchCompletionCallBack._register_outcome", "batch-done"),
+                ("BatchCompletionCallBack._return_or_raise", "batch-asked"),
+                ("BatchCompletionCallBack.__init__", "batch-made"),
+            ),
+        },
+        wrapped={
+            "joblib.externals.loky.backend.reduction": _LOKY_WRAPPED,
+            "joblib.externals.cloudpickle.cloudpickle": ("dumps",),
+        },
+        answers=True,
+        by_value=True,
+    ),
+    Library(
+        "loky",
+        modules=("loky.",),
+        public={"loky": "loky"},
+        functions=_loky("loky"),
+        wrapped={"loky.backend.reduction": _LOKY_WRAPPED},
+        commands=((r"popen_loky_posix", "loky"),),
+        answers=True,
+        by_value=True,
+    ),
+    Library(
+        "concurrent.futures",
+        modules=("concurrent.futures.", "concurrent.interpreters"),
+        public={
+            "ThreadPoolExecutor": "concurrent.futures.ThreadPoolExecutor",
+            "concurrent.futures.thread": "concurrent.futures.ThreadPoolExecutor",
+            "InterpreterPoolExecutor": "concurrent.futures.InterpreterPoolExecutor",
+            "concurrent.futures.interpreter": "concurrent.futures.InterpreterPoolExecutor",
+            "concurrent.interpreters": "concurrent.interpreters",
+            "ProcessPoolExecutor": "concurrent.futures.ProcessPoolExecutor",
+            "concurrent.futures": "concurrent.futures.ProcessPoolExecutor",
+        },
+        functions={
+            "concurrent.futures._base": (
+                *_FUTURE,
+                ("Executor.map", "map-begins"),
+                ("Executor.map", "map-ends"),
+            ),
+            "concurrent.futures.process": _EXECUTOR,
+            "concurrent.futures.thread": (
+                ("ThreadPoolExecutor.__init__", "thread-pool-made"),
+                ("ThreadPoolExecutor.submit", "submit fn"),
+            ),
+        },
+        answers=True,
+        result_readers=("wait_result_broken_or_wakeup",),
+    ),
+    Library(
+        "dask",
+        modules=("dask.multiprocessing", "dask.local"),
+        public={"dask.": "the scheduler 'processes' of dask"},
+        by_value=True,
+    ),
+    Library(
+        "torch.multiprocessing",
+        modules=("torch.multiprocessing.",),
+        public={"torch": "torch.multiprocessing"},
+    ),
+    Library(
+        "multiprocessing",
+        modules=("multiprocessing.",),
+        public={
+            "multiprocessing.pool": "multiprocessing.Pool",
+            "multiprocessing.managers": "multiprocessing.Manager",
+            "multiprocessing.queues": "multiprocessing.Queue",
+            "multiprocessing.connection": "multiprocessing.Pipe",
+            "multiprocessing": "multiprocessing.Process",
+        },
+        functions=_multiprocessing("multiprocessing"),
+        wrapped={"multiprocessing.reduction": ("ForkingPickler.dumps", "dump")},
+        # The server of a forkserver is no worker: its forked copies are.
+        commands=((r"multiprocessing\.spawn|--multiprocessing-fork", "spawn"),),
+        service=r"-c (?:import sys; )?from (?:multiprocessing|multiprocess|billiard)\.\w+ import",
+        answers=True,
+        result_readers=("_handle_results", "_callmethod"),
+    ),
+    Library(
+        "multiprocess",
+        modules=("multiprocess.",),
+        public={
+            "multiprocess.pool": "multiprocess.Pool",
+            "multiprocess.managers": "multiprocess.Manager",
+            "multiprocess.queues": "multiprocess.Queue",
+            "multiprocess.connection": "multiprocess.Pipe",
+            "multiprocess.": "multiprocess.Process",
+        },
+        functions=_multiprocessing("multiprocess"),
+        wrapped={"multiprocess.reduction": ("ForkingPickler.dumps", "dump")},
+        answers=True,
+        by_value=True,
+    ),
+    Library(
+        "billiard",
+        modules=("billiard.",),
+        public={"billiard": "billiard.Pool"},
+        functions=_multiprocessing("billiard"),
+        wrapped={"billiard.reduction": ("ForkingPickler.dumps", "dump")},
+        answers=True,
+        result_readers=("on_state_change", "_process_result", "handle_event"),
+    ),
+    Library(
+        "dask.distributed",
+        modules=("distributed.",),
+        public={"distributed": "dask.distributed"},
+        functions={
+            "distributed.client": (
+                ("Client.submit", "dask-submitted func"),
+                ("Client.map", "dask-submitted func"),
+                ("Client._graph_to_futures", "dask-submitted dsk"),
+                ("FutureState.set_error", "dask-failed"),
+                ("Future.result", "dask-asked"),
+                ("Future.exception", "dask-asked"),
+                ("Future.traceback", "dask-asked"),
+                ("Future._result", "dask-asked"),
+                ("Future._exception", "dask-asked"),
+                ("Client._gather", "dask-gathered"),
+            ),
+            # A nanny waits for none but those that it has asked to close. One that is still
+            # starting stumbles over that, and exits with 1.
+            "distributed.process": (("AsyncProcess.join", "process-asked-to-end"),),
+            "distributed.protocol.pickle": (("dumps", "message-made"),),
+        },
+        wrapped={"cloudpickle.cloudpickle": ("dumps",)},
+        commands=((r"\bdask[ -]worker\b|\bdistributed\.cli\.dask_worker\b", "dask"),),
+        service=r"\bdask[ -]scheduler\b|-m (?:dask|distributed)\b",
+        by_value=True,
+        falls_back=("distributed.protocol.pickle",),
+        result_readers=("_handle_report",),
+        task_readers=("distributed.scheduler", "distributed.worker", "distributed.nanny"),
+        housekeeping=("distributed.", "tornado."),
+    ),
+    Library(
+        "ipyparallel",
+        modules=("ipyparallel.",),
+        public={"ipyparallel": "ipyparallel"},
+        functions={
+            "ipyparallel.client.view": (
+                ("DirectView._really_apply", "submit f"),
+                ("LoadBalancedView._really_apply", "submit f"),
+            ),
+            "ipyparallel.client.asyncresult": (("AsyncResult.get", "future-asked"),),
+        },
+        commands=((r"\bipyparallel\.engine(?!\.)", "ipyparallel"),),
+        service=r"-m ipyparallel\b",
+        answers=True,
+        by_value=True,
+        housekeeping=("ipyparallel.", "ipykernel.", "jupyter_client.", "tornado.", "zmq."),
+    ),
+    Library(
+        "mpi4py.futures",
+        modules=("mpi4py.",),
+        public={"mpi4py": "mpi4py.futures"},
+        functions={"mpi4py.futures.pool": (("MPIPoolExecutor.submit", "submit fn"),)},
+        commands=((r"-m mpi4py\.futures\b", "mpi4py"),),
+    ),
+    Library(
+        "pebble",
+        modules=("pebble.",),
+        public={"pebble": "pebble.ProcessPool"},
+        functions={
+            "pebble.pool.process": (
+                ("ProcessPool.schedule", "submit function"),
+                ("ProcessPool.submit", "submit function"),
+            ),
+        },
+        answers=True,
+    ),
+    Library(
+        "mpire",
+        modules=("mpire.",),
+        public={"mpire": "mpire.WorkerPool"},
+        functions={
+            "mpire.async_result": (
+                ("AsyncResult.__init__", "result-made"),
+                ("AsyncResult._set", "outcome-set"),
+                ("AsyncResult.get", "result-asked"),
+            ),
+        },
+        answers=True,
+    ),
+    Library(
+        "anyio", modules=("anyio.to_process", "anyio.to_interpreter"), public={"anyio": "anyio"}
+    ),
+    Library(
+        "ray",
+        modules=("ray.",),
+        public={"ray": "ray"},
+        commands=((r"\bray\b.*default_worker\.py", "ray"),),
+        service=r"\braylet\b|\bgcs_server\b",
+        by_value=True,
+    ),
+    Library(
+        "executorlib",
+        modules=("executorlib.",),
+        public={"executorlib": "executorlib"},
+        functions={"executorlib.task_scheduler.base": (("TaskSchedulerBase.submit", "submit fn"),)},
+        by_value=True,
+    ),
+)
+
+ALWAYS: "Functions" = {
+    "asyncio.base_events": (
+        ("BaseEventLoop.create_task", "task-made"),
+        ("BaseEventLoop.run_in_executor", "loop-future-made"),
+        ("BaseEventLoop.call_exception_handler", "never-retrieved"),
+    ),
+    "asyncio.tasks": (
+        ("gather", "loop-future-made"),
+        ("run_coroutine_threadsafe", "thread-future-made"),
+    ),
+    "subprocess": (("Popen._execute_child", "program-started"),),
+    "threading": (("Thread.start", "thread-start"),),
+    "traceback": (("print_exc", "error-printed"),),
+    "logging": (("Logger.critical", "error-logged"),),
+}
+"""Functions of the standard library that no single library owns, as in `Library.functions`."""
+
+MODULES = tuple(module for library in LIBRARIES for module in library.modules)
+"""Modules that carry work between processes, by the beginning of their names."""
+
+FALLS_BACK = tuple(module for library in LIBRARIES for module in library.falls_back)
+HOUSEKEEPING = tuple(package for library in LIBRARIES for package in library.housekeeping)
+
+
+def library_of(name: "str | None") -> "Library | None":
+    """Return the entry whose public names, or modules, match a module or a class."""
+    if name:
+        for library in LIBRARIES:
+            if any(part in name for part in library.public):
+                return library
+    return None
+
+
+def public(name: str) -> str:
+    """Return the name under which a reader knows an executor, given its class or module."""
+    library = library_of(name)
+    if library is None:
+        return name
+    return next(public for part, public in library.public.items() if part in name)

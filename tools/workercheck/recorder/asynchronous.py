@@ -1,0 +1,96 @@
+"""Tasks and futures of `asyncio` that failed without anybody awaiting them.
+
+asyncio itself knows whether anybody asked for an exception, and says so when a task is thrown away;
+a task that a variable still holds at the end of the page is looked at then.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+from workercheck.libraries import HOUSEKEEPING, MODULES
+from workercheck.recorder import events, handles, places
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+_tasks: dict[int, tuple[weakref.ref[Any], int]] = {}
+"""By id: tasks and futures of event loops that the page made, with their places."""
+
+
+def task_made(frame: FrameType, task: Any) -> None:
+    """Note a task that was made on behalf of a cell."""
+    coroutine = task.get_coro()
+    module = str(coroutine.cr_frame.f_globals.get("__name__", ""))
+    if module.startswith((*HOUSEKEEPING, "workercheck.")) or places.cell(frame) is None:
+        return
+    _remember(task, frame, coroutine)
+
+
+def loop_future_made(frame: FrameType, future: Any) -> None:
+    """Note a future of an event loop that the page gets."""
+    if places.is_held_by_reader(_caller(frame)):
+        _remember(future, frame, frame.f_locals.get("func"))
+
+
+def thread_future_made(frame: FrameType, future: Any) -> None:
+    """Note the future of a coroutine that runs in the event loop of another thread."""
+    if future is not None and places.is_held_by_reader(frame.f_back):
+        place = places.place(frame.f_back, "asyncio", frame.f_locals.get("coro"))
+        handle = handles.register(future, "future", place, owned=True)
+        handles.failed(handle, getattr(future, "_exception", None))
+
+
+def never_retrieved(frame: FrameType, _: Any) -> None:
+    """Take what asyncio says of a task that was dropped."""
+    context: Any = frame.f_locals["context"]
+    thing = context.get("task") or context.get("future")
+    known = _tasks.pop(id(thing), None)
+    if known is not None and "never retrieved" in context.get("message", ""):
+        _tell(known[1], context["exception"])
+
+
+def tell() -> None:
+    """Write an event for each task that failed and that nobody awaited."""
+    for reference, place in list(_tasks.values()):
+        task = reference()
+        # What asyncio itself goes by when it says "exception was never retrieved".
+        if task is not None and task.done() and getattr(task, "_log_traceback", False):
+            _tell(place, task._exception)
+    _tasks.clear()
+
+
+def forget() -> None:
+    """Begin anew in a forked child."""
+    _tasks.clear()
+
+
+def _caller(frame: FrameType) -> FrameType | None:
+    """Return the frame that called a function of asyncio, from outside asyncio."""
+    caller = frame.f_back
+    while caller is not None and str(caller.f_globals.get("__name__")).startswith("asyncio."):
+        caller = caller.f_back
+    return caller
+
+
+def _remember(task: Any, frame: FrameType, function: Any) -> None:
+    place = places.place(_caller(frame), "asyncio", function)
+    key = id(task)
+
+    def gone(reference: Any) -> None:
+        if _tasks.get(key, (None,))[0] is reference:
+            del _tasks[key]
+
+    # A task speaks of its error before its weak references are told that it has gone.
+    _tasks[key] = (weakref.ref(task, gone), place)
+
+
+def _tell(place: int, error: BaseException) -> None:
+    if any(
+        cls.__module__.startswith(MODULES) and "Broken" in cls.__name__
+        for cls in type(error).__mro__
+    ):
+        return
+    handles.write("task", place, events.qualified(type(error)) or "", events.message_of(error), 1)

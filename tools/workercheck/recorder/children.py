@@ -1,0 +1,92 @@
+"""Threads and programs that a watched process starts: on whose behalf, and that they are watched.
+
+Each handler is called with the frame of a function of the standard library, see
+`workercheck.recorder.roles`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from workercheck.recorder import events, frameless, places
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+
+def thread_starts(frame: FrameType, _: Any) -> None:
+    """Note on whose behalf a thread starts."""
+    places.remember_thread(frame.f_locals["self"], frame.f_back)
+
+
+def program_started(frame: FrameType, _: Any) -> None:
+    """Write who started a program."""
+    here = frame.f_locals
+    popen: Any = here["self"]
+    args = here.get("args")
+    words = [args] if isinstance(args, str | bytes | os.PathLike) else list(args or ())
+    events.write(
+        "child-started",
+        child=popen.pid,
+        place=places.place(frame.f_back, "subprocess"),
+        target=None,
+        argv=[events.text(os.fsdecode(word))[:200] for word in words[:8]],
+        owned=places.is_reader_behind(frame.f_back),
+    )
+
+
+def watch_programs(module: Any) -> None:
+    """Hand the variable that switches the recorder on to programs with an environment of their own.
+
+    `subprocess` and `multiprocessing` start programs with a function of this module.
+    """
+    real = module.fork_exec
+    module.fork_exec = _with_variable_at(real, 5)
+    subprocess: Any = sys.modules.get("subprocess")
+    if subprocess is not None and getattr(subprocess, "_fork_exec", None) is real:
+        subprocess._fork_exec = module.fork_exec
+
+
+def watch_spawns(os: Any) -> None:
+    """Do the same for the functions of `os` that take an environment."""
+    for name in ("posix_spawn", "posix_spawnp", "execve"):
+        if hasattr(os, name):
+            setattr(os, name, _with_variable_at(getattr(os, name), 2))
+
+
+def _with_variable_at(real: Any, position: int) -> Any:
+    """Wrap a function whose argument at *position* is the environment of a program."""
+
+    def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if len(args) > position:
+                environment = _with_variable(args[position])
+                args = (*args[:position], environment, *args[position + 1 :])
+            return real(*args, **kwargs)
+        except BaseException as exc:
+            return frameless.raise_later(cls, exc)
+
+    return frameless.wrapper(real, __new__)
+
+
+def _with_variable(environment: Any) -> Any:
+    """Return the environment of a program with the variable, in the form in which it was given."""
+    name = events.ENV
+    try:
+        if environment is None:
+            if os.environ.get(name) == events.folder:
+                return None
+            environment = [os.fsencode(f"{key}={value}") for key, value in os.environ.items()]
+        if hasattr(environment, "keys"):
+            known = name in environment or os.fsencode(name) in environment
+            return environment if known else {**environment, name: events.folder}
+        entry = os.fsencode(name) + b"="
+        if any(one.startswith(entry) for one in environment):
+            return environment
+        return [*environment, entry + os.fsencode(events.folder)]
+    except Exception as exc:
+        events.failed("a program with an environment of its own", exc)
+        return environment

@@ -1,0 +1,322 @@
+"""Processes: who started them, who ended them on purpose, and which ended by themselves.
+
+Each function is called with the frame of a function of a library, see `workercheck.recorder.roles`.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+
+from workercheck.libraries import MODULES
+from workercheck.recorder import asynchronous, events, frameless, handles, monitor, places
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+# Kept from before a test suite or a page can replace it.
+_open = open
+
+_owners: list[Callable[[], Any]] = []
+"""Weak references to what may still fail: threads that manage executors, pools, processes."""
+_children: dict[int, tuple[str | None, handles.Handle]] = {}
+"""By pid: what a process runs, which `start` makes it forget, and its handle."""
+_starting: dict[int, tuple[int, str | None, bool]] = {}
+"""By the id of a process that is being started: place, target, whether it is the reader's."""
+_place_of_queue: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""By the queue of an executor's workers: the place where the first of them was started."""
+_reaped: set[int] = set()
+_signals: set[tuple[int, int]] = set()
+
+
+# --- started --------------------------------------------------------------------------------------
+
+
+def process_starts(frame: FrameType, _: Any) -> None:
+    """Note where a process is started, and what it will run."""
+    process: Any = frame.f_locals["self"]
+    target = getattr(process, "_target", None)
+    arguments = getattr(process, "_args", ())
+    name = events.qualified(target) or events.qualified(type(process))
+    of_library = (name or "").startswith(MODULES)
+    queue = arguments[0] if of_library and arguments else None
+    owned = places.is_held_by_reader(frame.f_back)
+    place = _known_place(queue)
+    if not place:
+        executor = places.executor_behind(frame)
+        place = places.place(frame.f_back, executor, target or type(process), arguments)
+        if queue is not None:
+            try:
+                _place_of_queue[queue] = place
+            except TypeError:
+                pass
+    _starting[id(process)] = (place, name, owned and not of_library)
+
+
+def _known_place(queue: Any) -> int:
+    try:
+        return _place_of_queue.get(queue, 0)
+    except TypeError:
+        return 0
+
+
+def process_started(frame: FrameType, _: Any) -> None:
+    """Write who started a process."""
+    process: Any = frame.f_locals["self"]
+    place, name, owned = _starting.pop(id(process), (0, None, False))
+    pid = process.pid
+    _reaped.discard(pid)
+    for sent in [entry for entry in _signals if entry[0] == pid]:
+        _signals.discard(sent)
+    _children[pid] = (name, handles.register(process, "process", place, owned=owned))
+    if owned:
+        _remember(process)
+    events.write("child-started", child=pid, place=place, target=name, argv=[], owned=owned)
+
+
+def pool_made(frame: FrameType, _: Any) -> None:
+    """Remember a Pool, whose work may still be under way at the end."""
+    _remember(frame.f_locals["self"])
+
+
+def manager_thread(frame: FrameType, _: Any) -> None:
+    """Remember the thread that manages an executor."""
+    _remember(frame.f_locals["self"])
+
+
+def _remember(owner: Any) -> None:
+    try:
+        _owners.append(weakref.ref(owner))
+    except TypeError:
+        pass
+
+
+def is_busy() -> bool:
+    """Tell whether work that was handed out in this process may still fail."""
+    return any(_may_fail(reference()) for reference in _owners)
+
+
+def _may_fail(owner: Any) -> bool:
+    try:
+        if owner is None:
+            return False
+        if hasattr(owner, "pending_work_items"):  # the thread of an executor
+            items = list(owner.pending_work_items.values())
+            return owner.is_alive() and any(not item.future.done() for item in items)
+        if hasattr(owner, "_cache"):  # a Pool
+            return (
+                bool(owner._cache)
+                and owner._state != "TERMINATE"
+                and any(worker.exitcode is None for worker in owner._pool)
+            )
+        # A daemon process ends with the page, whatever it does.
+        return not owner.daemon and owner._popen is not None and owner.is_alive()
+    except Exception:
+        return False
+
+
+# --- ended on purpose -----------------------------------------------------------------------------
+
+
+def watch_signals(os: Any) -> None:
+    """Note each signal to another process, whichever library or page sends it."""
+    me = os.getpid
+
+    def watched(real: Any, is_group: bool) -> Any:
+        def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
+            try:
+                _signal_sent(args, is_group, me())
+                return real(*args, **kwargs)
+            except BaseException as exc:
+                return frameless.raise_later(cls, exc)
+
+        return frameless.wrapper(real, __new__)
+
+    os.kill = watched(os.kill, False)
+    if hasattr(os, "killpg"):
+        os.killpg = watched(os.killpg, True)
+
+
+def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
+    try:
+        target, number = (int(arg) for arg in args)
+        if number == 0 or (target == me and not is_group) or (target, number) in _signals:
+            return
+        if target > 0 and not is_group and _is_dead(target):
+            return  # it has ended by itself, and waits for its parent to ask
+        _signals.add((target, number))
+        is_group = is_group or target <= 0
+        events.write("signal-sent", child=abs(target), is_group=is_group, signal=number)
+    except Exception:
+        return  # what os.kill says of such arguments, it says itself
+
+
+def _is_dead(pid: int) -> bool:
+    """Tell whether a process is a zombie, where the system can tell."""
+    try:
+        with _open(f"/proc/{pid}/stat", "rb") as file:
+            return bytes(file.read()).rpartition(b") ")[2][:1] == b"Z"
+    except OSError:
+        return False
+
+
+def process_asked_to_end(frame: FrameType, _: Any) -> None:
+    """Note a process that its library has asked to end, and now waits for."""
+    pid = frame.f_locals["self"].pid
+    if pid and (pid, 15) not in _signals:
+        _signals.add((pid, 15))
+        events.write("signal-sent", child=pid, is_group=False, signal=15)
+
+
+# --- ended by itself ------------------------------------------------------------------------------
+
+
+def child_polled(frame: FrameType, exitcode: int | None) -> None:
+    """Write that a child did not exit with 0, the first time that its parent learns of it."""
+    popen: Any = frame.f_locals["self"]
+    if exitcode and popen.pid not in _reaped:
+        _reaped.add(popen.pid)
+        target, handle = _children.get(popen.pid, (None, None))
+        handles.exited(handle, exitcode, popen.pid)
+        events.write("exited", child=popen.pid, exitcode=exitcode, target=target)
+
+
+def pool_broken(frame: FrameType, _: Any) -> None:
+    """Write that an executor gave up, with the work that was under way."""
+    here = frame.f_locals
+    manager: Any = here["self"]
+    reason = here.get("bpe")
+    processes = dict(manager.processes or {})
+    doomed = [
+        handles.place_of(getattr(item, "future", None))
+        for item in list(manager.pending_work_items.values())
+    ]
+    events.write(
+        "pool-broken",
+        executor=str(type(manager).__module__),
+        pids=list(processes),
+        ended=[pid for pid, process in processes.items() if _has_ended(process)],
+        doomed=list(dict.fromkeys(place for place in doomed if place)),
+        message=events.message_of(reason) if isinstance(reason, BaseException) else "",
+    )
+
+
+def _has_ended(process: Any) -> bool:
+    """Tell whether a child has ended, and leave it to its parent to find out."""
+    import select
+
+    return bool(select.select([process.sentinel], [], [], 0)[0])
+
+
+def exitcode_read(frame: FrameType, code: int | None) -> None:
+    """Note that somebody asked how a process ended."""
+    caller = frame.f_back
+    if code and caller is not None and places.kind(caller) in (places.READER, places.OTHER):
+        handles.asked(handles.of(frame.f_locals["self"]))
+
+
+def process_closed(frame: FrameType, _: Any) -> None:
+    """Learn how a process ended before it forgets its exit code."""
+    popen = getattr(frame.f_locals["self"], "_popen", None)
+    if popen is not None:
+        popen.poll()
+
+
+def process_ends(_frame: FrameType, _: Any) -> None:
+    """Tell what nobody looked at, before a process of `multiprocessing` ends."""
+    tell()
+
+
+def error_printed(frame: FrameType, _: Any) -> None:
+    """Write which error ended this process of `multiprocessing`."""
+    caller = frame.f_back
+    if caller is not None and places.kind(caller) == places.END:
+        _raised("process", sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1], 0)
+
+
+def error_logged(frame: FrameType, _: Any) -> None:
+    """Write which error in its initializer ended this worker of an executor."""
+    caller = frame.f_back
+    if caller is not None and places.kind(caller) == places.CARRIER:
+        _raised("initializer", sys.exc_info()[1], 0)
+
+
+def watch_service_threads(threading: Any) -> None:
+    """Notice an error that ends a thread which serves an executor: results are lost with it."""
+    maker = threading._make_invoke_excepthook.__code__
+    inner = [c for c in maker.co_consts if getattr(c, "co_name", "") == "invoke_excepthook"]
+    if inner and getattr(sys, "monitoring", None) is not None:
+        monitor.observe(inner[0], "start", _thread_ends)
+
+
+def _thread_ends(frame: FrameType, _: Any) -> None:
+    error = sys.exc_info()[1]
+    tb = error.__traceback__ if error is not None else None
+    place = 0
+    while tb is not None and not place:
+        # The method that hands a result out is on the stack, and calls what raised.
+        if places.kind(tb.tb_frame) == places.CARRIER:
+            place = handles.place_of(tb.tb_frame.f_locals.get("self"))
+        tb = tb.tb_next
+    if place:
+        _raised("service-thread", error, place)
+
+
+def _raised(what: str, error: BaseException | None, place: int) -> None:
+    if error is None:
+        return
+    tb = error.__traceback__
+    names = []
+    while tb is not None:
+        name = getattr(tb.tb_frame.f_code, "co_qualname", tb.tb_frame.f_code.co_name)
+        names.append((places.kind(tb.tb_frame), f"{tb.tb_frame.f_globals.get('__name__')}.{name}"))
+        if what == "process" and _is_in_initializer(tb, error):
+            what = "initializer"
+        tb = tb.tb_next
+    own = [name for kind, name in names if kind == places.READER]
+    events.write(
+        "raised",
+        what=what,
+        place=place,
+        exception=events.qualified(type(error)) or "",
+        message=events.message_of(error),
+        function=events.text(own[0])[:300] if own else None,
+    )
+
+
+def _is_in_initializer(tb: Any, error: BaseException) -> bool:
+    """Tell whether an error comes from the initializer of a Pool; it catches those of tasks."""
+    initializer = tb.tb_frame.f_locals.get("initializer")
+    if initializer is None or places.kind(tb.tb_frame) != places.CARRIER:
+        return False
+    code = getattr(initializer, "__code__", None)
+    if tb.tb_next is None:  # written in C
+        return code is None and isinstance(error, Exception)
+    return tb.tb_next.tb_frame.f_code is code
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def tell() -> None:
+    """Write what failed in this process without anybody looking at it."""
+    for handle in handles.processes():
+        process = handle.thing()
+        popen = getattr(process, "_popen", None)
+        if popen is not None:
+            popen.poll()
+    handles.tell()
+    asynchronous.tell()
+
+
+def forget() -> None:
+    """Begin anew in a forked child."""
+    _owners.clear()
+    _children.clear()
+    _starting.clear()
+    _place_of_queue.clear()
+    _reaped.clear()
+    _signals.clear()

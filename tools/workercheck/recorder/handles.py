@@ -1,0 +1,222 @@
+"""The handles of work: futures, results, tasks and processes, each with its place.
+
+A piece of work is known by the handle that its executor returned, from the moment it is handed
+out. A failure that the page could see, because it holds the handle or held it, and that nobody
+asked for until the end of the process, is told then.
+
+Only the standard library is imported. Nothing here may raise.
+"""
+
+from __future__ import annotations
+
+from weakref import ref as _reference
+
+from workercheck.recorder import events, places
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+
+class Handle:
+    """What is known of a piece of work, by the handle that its executor returned.
+
+    Parameters
+    ----------
+    thing
+        The future, result, task or process; it is not kept alive.
+    what
+        ``future``, ``result``, ``task`` or ``process``.
+    place
+        Where the work was handed out.
+    owned
+        Whether the reader's own code holds the handle, or held it.
+    call
+        What the handles of one call share: with one error of them raised, the others are seen.
+    """
+
+    asked = 0
+    """How often somebody asked for the outcome."""
+    count = 0
+    """How many outcomes have come, for an iterator."""
+    index = 0
+    """Which of them is the failure: it is seen when that many were asked for."""
+    failure: tuple[str, str] | None = None
+    """Name of the exception, empty for an exit code, and its message."""
+    child: int | None = None
+    """The pid, for a process."""
+
+    def __init__(self, thing: Any, what: str, place: int, owned: bool, call: Call | None) -> None:
+        self.thing = _reference(thing)
+        self.what = what
+        self.place = place
+        self.owned = owned
+        self.call = call
+
+
+class Call:
+    """One call that handed out several pieces of work: `Executor.map`, `asyncio.gather`."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        self.seen = False
+
+
+_handles: dict[int, Handle] = {}
+"""By the id of the handle, or of what stands for it; entries of what has gone are swept."""
+_SWEEP = 20_000
+_next_sweep = _SWEEP
+_failed: list[Handle] = []
+_seen_errors: set[tuple[int, str]] = set()
+"""Place and exception of failures that somebody looked at: their siblings are seen with them."""
+
+_BROKEN = ("BrokenExecutor", "ShutdownExecutorError", "CancelledError")
+"""Errors that only follow from the end of an executor, by the name of a class or of its base."""
+
+
+def register(
+    thing: Any, what: str, place: int, *, owned: bool, call: Call | None = None, key: Any = None
+) -> Handle:
+    """Note a handle and the place of its work.
+
+    Parameters
+    ----------
+    thing
+        The handle that the executor returned.
+    what
+        ``future``, ``result``, ``task`` or ``process``.
+    place
+        Where the work was handed out.
+    owned
+        Whether the reader's own code gets the handle.
+    call
+        What it shares with the other handles of one call.
+    key
+        An object that stands for the handle where it is told of a failure.
+    """
+    global _next_sweep
+    handle = Handle(thing, what, place, owned, call)
+    _handles[id(thing if key is None else key)] = handle
+    if len(_handles) > _next_sweep:
+        for number in [n for n, known in list(_handles.items()) if known.thing() is None]:
+            _handles.pop(number, None)
+        _next_sweep = len(_handles) + _SWEEP
+    return handle
+
+
+def of(thing: Any) -> Handle | None:
+    """Return the handle of an object, None where it is not known."""
+    handle = _handles.get(id(thing))
+    # Another object may have got the id since.
+    return handle if handle is not None and handle.thing() is thing else None
+
+
+def of_key(key: Any) -> Handle | None:
+    """Return the handle for which an object stands, None where it is not known."""
+    handle = _handles.get(id(key))
+    return handle if handle is not None and handle.thing() is not None else None
+
+
+def place_of(thing: Any) -> int:
+    """Return the place of the work behind an object, 0 where it is not known."""
+    handle = _handles.get(id(thing))
+    return handle.place if handle is not None and handle.thing() is thing else 0
+
+
+def processes() -> Iterator[Handle]:
+    """Return the handles of processes."""
+    return (handle for handle in list(_handles.values()) if handle.what == "process")
+
+
+def failed(handle: Handle | None, error: Any, index: int = 0) -> None:
+    """Note that a piece of work failed."""
+    if handle is None or handle.failure is not None or not isinstance(error, BaseException):
+        return
+    if any(cls.__name__ in _BROKEN for cls in type(error).__mro__):
+        return
+    handle.index = index
+    _fail(handle, events.qualified(type(error)) or "", events.message_of(error))
+
+
+def exited(handle: Handle | None, exitcode: int, child: int) -> None:
+    """Note that a process exited with an error by itself."""
+    if handle is not None and handle.failure is None and exitcode > 0:
+        handle.child = child
+        _fail(handle, "", f"exit code {exitcode}")
+
+
+def _fail(handle: Handle, exception: str, message: str) -> None:
+    handle.failure = (exception, message)
+    if handle.asked > handle.index:
+        _see(handle)
+    elif handle.owned:
+        _failed.append(handle)
+
+
+def asked(handle: Handle | None) -> None:
+    """Note that somebody asked for an outcome."""
+    if handle is not None:
+        handle.asked += 1
+        if handle.failure is not None and handle.asked > handle.index:
+            _see(handle)
+
+
+def shown(handle: Handle | None) -> None:
+    """Note that the failure of a piece of work, if there is one, was shown to somebody."""
+    if handle is not None and handle.failure is not None:
+        handle.asked = handle.index + 1
+        _see(handle)
+
+
+def tell() -> None:
+    """Write an event for each place and each error that nobody looked at."""
+    unseen: dict[tuple[int, str], list[Handle]] = {}
+    for handle in _failed:
+        failure = handle.failure
+        if (
+            failure is None
+            or handle.asked > handle.index
+            or (handle.call is not None and handle.call.seen)
+            or (handle.place, failure[0]) in _seen_errors
+        ):
+            continue
+        unseen.setdefault((handle.place, failure[0]), []).append(handle)
+    for (place, _), handles in unseen.items():
+        first = handles[0]
+        assert first.failure is not None
+        write(first.what, place, *first.failure, len(handles), first.child)
+    _failed.clear()
+
+
+def write(
+    what: str, place: int, exception: str, message: str, count: int, child: int | None = None
+) -> None:
+    """Write the event about failures that nobody looked at."""
+    events.write(
+        "unseen",
+        what=what,
+        place=place,
+        exception=exception or None,
+        message=message,
+        count=count,
+        child=child,
+    )
+
+
+def forget() -> None:
+    """Begin anew in a forked child."""
+    _handles.clear()
+    _failed.clear()
+    _seen_errors.clear()
+
+
+def _see(handle: Handle) -> None:
+    assert handle.failure is not None
+    _seen_errors.add((handle.place, handle.failure[0]))
+    if handle.call is not None:
+        handle.call.seen = True
+
+
+places.place_of_future = place_of

@@ -1,0 +1,316 @@
+"""Watch every message between processes where its bytes are made, and where they are loaded.
+
+The fingerprint of the bytes is noted at both ends: it joins a load that failed to the code that
+handed the work out, through whatever carried the message. What a process loads and has not yet
+answered is what it works on.
+
+Only the standard library is imported, and as little of it as possible. Nothing here may raise.
+"""
+
+import sys
+from binascii import crc32 as _crc32
+
+from workercheck.recorder import events, frameless
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+    from typing import Any
+
+# As in `workercheck.recorder.mapped`, which a process that carries no message never imports.
+_IDLE, _LOADING, _WORKING, _REPLY = 0, 1, 2, 1 << 32
+_SHORT = 4080
+"""Bytes of a message that is kept whole while it is loaded."""
+
+_getframe = sys._getframe
+_Builtin = type(len)
+_BUFFERS = (bytes, bytearray, memoryview)
+_WORKER_WORDS = ("multiprocessing", "loky", "engine", "worker", "mpi4py")
+"""In the command line of a process that may work for another one."""
+
+_carries: "dict[int, bool]" = {}
+"""By the id of a function's code: whether it carries messages."""
+_kept: "list[CodeType]" = []
+"""Those codes, so that no other code gets the same id."""
+_wrappers: "set[CodeType]" = set()
+"""The code of wrappers, by which a message within a message is known."""
+_inner: "tuple[BaseException, dict[str, Any]] | None" = None
+"""The failure of a message within the one that is being loaded."""
+_is_ready = False
+_is_worker = False
+_places: "Any" = None
+_mapped: "Any" = None
+_resolvers: "dict[int, Any]" = {}
+_doing: "Any" = None
+"""The mapped bytes that tell what this process does; only those of a worker are kept up."""
+
+
+def watch_pickle(module: "Any") -> None:
+    """Watch the functions of ``_pickle``, which `pickle` binds next."""
+    for name in ("load", "loads"):
+        if isinstance(getattr(module, name), _Builtin):
+            setattr(module, name, watched_load(getattr(module, name)))
+    if isinstance(module.dumps, _Builtin):
+        module.dumps = watched_dump(module.dumps, is_plain=True)
+
+
+def watch_pickle_now() -> None:
+    """Watch the functions of ``_pickle``, imported now if nothing has imported it yet."""
+    import _pickle
+
+    watch_pickle(_pickle)
+
+
+def watch_dill(module: "Any") -> None:
+    """Watch the loads of dill, which multiprocess uses instead of `pickle`'s."""
+    module.loads = watched_load(module.loads)
+
+
+def watch_dumps(module: "Any", names: "tuple[str, ...]") -> None:
+    """Watch functions and class methods of a library that make a message."""
+    for path in names:
+        owner, _, name = path.rpartition(".")
+        holder = getattr(module, owner, None) if owner else module
+        function = vars(holder).get(name) if holder is not None else None
+        if isinstance(function, classmethod):
+            setattr(holder, name, frameless.ClassMethod(function.__func__, watched_dump))
+        elif callable(function) and not isinstance(function, type):
+            setattr(holder, name, watched_dump(function))
+
+
+# The two wrappers run for each message: what they do is written out in them, because each call of
+# a function would cost as much as all the rest.
+
+
+def watched_load(real: "Any") -> type:
+    """Wrap ``_pickle.load``, ``_pickle.loads`` or a function like them."""
+
+    def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
+        caller: FrameType | None
+        try:
+            caller = _getframe(1)
+            carries = _carries.get(id(caller.f_code))
+            if carries is None:
+                carries = _classify(caller)
+        except ValueError:  # called from C, as concurrent.interpreters does
+            carries, caller = True, None
+            _get_ready()
+        if not carries:
+            try:
+                return real(*args, **kwargs)
+            except BaseException as exc:
+                return frameless.raise_later(cls, exc)
+        message = args[0] if args and type(args[0]) in _BUFFERS else _buffered(args)
+        doing = _doing
+        if doing is None or doing[0] == _LOADING:  # no worker; a message within a message
+            try:
+                return real(*args, **kwargs)
+            except BaseException as exc:
+                _load_failed(exc, caller, message)
+                return frameless.raise_later(cls, exc)
+        if message is None:
+            doing[0] = _LOADING
+        elif len(message) <= _SHORT:
+            doing[16 : 16 + len(message)] = message
+            _mapped.pack_doing(doing, 0, _LOADING, _crc32(message) << 32 | len(message) or 1)
+        else:
+            _mapped.begin_long(doing, message)
+        try:
+            result = real(*args, **kwargs)
+        except BaseException as exc:
+            doing[0] = _IDLE
+            _load_failed(exc, caller, message)
+            return frameless.raise_later(cls, exc)
+        # What ends a worker, or has no answer, is no work.
+        if result is None or message is None or not _places.is_machinery(caller):
+            doing[0] = _IDLE
+        else:
+            doing[0] = _WORKING
+        if message is not None and b"__main__" in (
+            message if type(message) is bytes else bytes(message[:65536])
+        ):
+            _look_for_wrong(message, caller)
+        return result
+
+    _wrappers.add(__new__.__code__)
+    return frameless.wrapper(real, __new__)
+
+
+def watched_dump(real: "Any", is_plain: bool = False) -> type:
+    """Wrap a function that returns a message, or writes one into its second argument.
+
+    Parameters
+    ----------
+    real
+        The function; the object is its first argument.
+    is_plain
+        Whether it is `pickle.dumps` itself, which some libraries only try first.
+    """
+
+    def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
+        caller: FrameType | None
+        try:
+            caller = _getframe(1)
+            carries = _carries.get(id(caller.f_code))
+            if carries is None:
+                carries = _classify(caller)
+        except ValueError:
+            carries, caller = True, None
+            _get_ready()
+        try:
+            result = real(*args, **kwargs)
+        except BaseException as exc:
+            if carries:
+                _dump_failed(exc, caller, args, is_plain)
+            return frameless.raise_later(cls, exc)
+        if carries:
+            try:
+                _note_sent(result, caller, args)
+            except Exception as exc:
+                events.failed("a message", exc)
+        return result
+
+    _wrappers.add(__new__.__code__)
+    return frameless.wrapper(real, __new__)
+
+
+def message_made(frame: "FrameType", result: "Any") -> None:
+    """Note what a function returns that makes a message out of several pickles."""
+    _get_ready()
+    _note_sent(result, frame.f_back, (frame.f_locals.get("x"),))
+
+
+def _classify(frame: "FrameType") -> bool:
+    _get_ready()
+    code = frame.f_code
+    carries = _carries[id(code)] = bool(_places.carries_messages(frame))
+    _kept.append(code)
+    if _is_worker and carries and _doing is None:
+        _map_doing()
+    return carries
+
+
+def _get_ready() -> None:
+    """Import the rest, which a process that carries no message never needs."""
+    global _is_ready, _is_worker, _places, _mapped, _resolvers
+    if not _is_ready:
+        from workercheck.recorder import mapped, places
+
+        _places, _mapped, _resolvers = places, mapped, places.resolvers
+        words = " ".join(sys.orig_argv)
+        _is_worker = events.forked or any(word in words for word in _WORKER_WORDS)
+        _is_ready = True
+
+
+def _map_doing() -> None:
+    global _doing
+    _doing = _mapped.map_doing()
+
+
+def forget() -> None:
+    """Begin anew in a forked child, which may work for its parent."""
+    global _doing, _inner, _is_worker
+    _doing = _inner = None
+    _is_worker = True
+    _carries.clear()
+    _kept.clear()
+    if _mapped is not None:
+        _mapped.forget()
+
+
+def _buffered(args: "tuple[Any, ...]") -> "Any":
+    """Return the whole content of a buffer that a message is loaded from, None for a file."""
+    if args and type(args[0]).__name__ == "BytesIO":
+        try:
+            return args[0].getvalue()
+        except Exception:
+            return None
+    return None
+
+
+def _fingerprint(message: "Any") -> int:
+    return int(_mapped.fingerprint(message)) if message is not None else 0
+
+
+def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
+    try:
+        from workercheck.recorder import failure
+
+        found = failure.wrong_object(message)
+        if found is not None:
+            failure.record_wrong(found, caller, message, _fingerprint(message))
+    except Exception as exc:
+        events.failed("a load", exc)
+
+
+def _is_nested(frame: "FrameType | None") -> bool:
+    """Tell whether a message is made or loaded within another one."""
+    while frame is not None:
+        if frame.f_code in _wrappers:
+            caller = frame.f_back
+            return caller is not None and bool(_carries.get(id(caller.f_code)))
+        frame = frame.f_back
+    return False
+
+
+def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any") -> None:
+    global _inner
+    try:
+        from workercheck.recorder import failure
+
+        # A message within a message fails once for each. The outermost bytes were sent, the
+        # innermost say what is wrong; where the outer load goes on, nothing has failed.
+        inner, _inner = _inner, None
+        if inner is None or inner[0] is not exc:
+            inner = (exc, failure.describe(exc, caller, message))
+        if _is_nested(caller):
+            _inner = inner
+            return
+        events.write("load-failed", fingerprint=_fingerprint(message), **inner[1])
+    except Exception as error:
+        events.failed("a failed load", error)
+
+
+def _note_sent(result: "Any", caller: "FrameType | None", args: "tuple[Any, ...]") -> None:
+    if result is None:  # written into a file
+        if len(args) < 2 or not hasattr(args[1], "getvalue"):
+            return
+        result = args[1].getvalue()
+    resolve = _resolvers.get(id(caller.f_code)) if caller is not None else None
+    if resolve is not None:
+        place, is_answer = resolve(caller, args[0]), False
+    else:
+        place, is_answer = _places.sender(caller, args[0] if args else None)
+    reply_to = 0
+    if is_answer and _doing is not None:
+        if _doing[0] == _WORKING:
+            reply_to = _mapped.message_of(_doing)
+            place = _REPLY
+        _doing[0] = _IDLE
+    size = len(result)
+    _mapped.sent(
+        _crc32(result) << 32 | size or 1 if size <= _SHORT else _mapped.fingerprint(result),
+        place,
+        reply_to,
+    )
+
+
+def _dump_failed(
+    exc: BaseException, caller: "FrameType | None", args: "tuple[Any, ...]", is_plain: bool
+) -> None:
+    try:
+        if (is_plain and _places.falls_back(caller)) or _is_nested(caller):
+            return
+        from workercheck.recorder import failure
+
+        place, is_answer = _places.sender(caller, args[0] if args else None)
+        at_work = is_answer and _doing is not None and _doing[0] == _WORKING
+        events.write(
+            "pickle-failed",
+            place=place,
+            reply_to=_mapped.message_of(_doing) if at_work else 0,
+            is_result=is_answer,
+            **failure.describe_unsent(exc, caller, args[0] if args else None),
+        )
+    except Exception as error:
+        events.failed("a message that could not be pickled", error)

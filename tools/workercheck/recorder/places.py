@@ -1,0 +1,395 @@
+"""Where in the reader's own code work was handed out, and on whose behalf.
+
+A place is a line of the reader's code, a cell and an executor. It is written once, and numbered:
+what happens to a piece of work later names its place by the number. Everything that is computed
+here is kept by code object and instruction, so that the ten thousandth task costs no more than a
+look into a dictionary.
+
+Only the standard library is imported. Nothing here may raise.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from _thread import get_ident as _get_ident
+
+from workercheck.libraries import FALLS_BACK, MODULES
+from workercheck.recorder import events
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+    from typing import Any
+
+    Resolver = Callable[[FrameType, Any], int]
+    """Finds the place of an object that a function of a library is about to send."""
+
+READER, CARRIER, OTHER, END, OWN = range(5)
+"""Whose a function is: the reader's, a library's that carries work, another's; the bottom; ours."""
+
+_LIMIT = 20_000
+
+_STDLIB = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+_kinds: dict[int, tuple[CodeType, int]] = {}
+_places: dict[tuple[Any, ...], int] = {}
+_kept: list[Any] = []
+"""Code objects whose ids are in the keys of places, so that no other code gets the same id."""
+_sent_from: dict[tuple[Any, ...], int] = {}
+"""By reader's code, instruction, function of a library and cell: the place of what is sent."""
+_executors: dict[type, str] = {}
+_loops: set[int] = set()
+"""Ids of the code of functions that a worker's process runs, and that call its tasks."""
+_count = 0
+resolvers: dict[int, Resolver] = {}
+_cell_of_thread: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_cells: dict[int, str | None] = {}
+"""By the number of a place: its cell."""
+_kernel: Any = None
+_main_thread = _get_ident()
+
+place_of_future: Callable[[Any], int] = lambda future: 0  # noqa: E731 - set by `handles`
+"""Returns the place of a future, 0 where it is not known."""
+
+
+def kind(frame: FrameType) -> int:
+    """Tell whose the function of a frame is."""
+    code = frame.f_code
+    known = _kinds.get(id(code))
+    if known is None:
+        known = _kinds[id(code)] = (code, _kind(frame))
+    return known[1]
+
+
+def _kind(frame: FrameType) -> int:
+    module = frame.f_globals.get("__name__")
+    module = module if type(module) is str else ""
+    file = frame.f_code.co_filename
+    if module.startswith("workercheck.recorder."):
+        return OWN
+    if module.endswith(".cloudpickle_wrapper"):  # makes a part of a message
+        return OTHER
+    if module.startswith(MODULES):
+        is_bottom = frame.f_code.co_name == "_bootstrap" and module.endswith(".process")
+        return END if is_bottom else CARRIER
+    if file.endswith("popen_loky_posix.py"):  # runs as __main__
+        return CARRIER
+    if file.startswith("<frozen") or file.startswith(_STDLIB) or any(p in file for p in _INSTALLED):
+        return OTHER
+    if file.startswith("<"):
+        return READER if module == "__main__" else OTHER
+    return READER
+
+
+def is_reader(frame: FrameType) -> bool:
+    """Tell whether a frame is of the reader's own code."""
+    return kind(frame) == READER
+
+
+def carries_messages(frame: FrameType) -> bool:
+    """Tell whether a frame is of a library that carries work between processes."""
+    return kind(frame) in (CARRIER, END)
+
+
+def falls_back(frame: FrameType | None) -> bool:
+    """Tell whether a library only tries `pickle.dumps` here, and something else afterwards."""
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith(FALLS_BACK)
+
+
+def is_machinery(frame: FrameType | None) -> bool:
+    """Tell whether nobody but libraries is on the stack: the loop of a worker, not its task."""
+    caller = frame.f_back if frame is not None else None
+    if caller is not None and id(caller.f_code) in _loops:
+        return True
+    while frame is not None:
+        known = _kinds.get(id(frame.f_code))
+        what = known[1] if known is not None else kind(frame)
+        if what == END:
+            if caller is not None and caller.f_back is not None:
+                _remember_loop(caller, caller.f_back)
+            return True
+        if what == READER:
+            return False
+        frame = frame.f_back
+    return True
+
+
+def _remember_loop(frame: FrameType, caller: FrameType) -> None:
+    """Remember the function that a worker's process runs: nothing of the reader's is below it."""
+    if caller.f_code.co_name == "run" and kind(caller) == CARRIER:
+        _kept.append(frame.f_code)
+        _loops.add(id(frame.f_code))
+
+
+def reader_of(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame of the reader's own code."""
+    while frame is not None:
+        what = kind(frame)
+        if what == READER:
+            return frame
+        if what == END:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def is_held_by_reader(frame: FrameType | None) -> bool:
+    """Tell whether what a function returns to *frame* reaches the reader's own code.
+
+    The frames of executors are passed over: ``Executor.map`` calls ``submit`` for its caller.
+    """
+    while frame is not None and kind(frame) in (CARRIER, OWN):
+        frame = frame.f_back
+    return frame is not None and kind(frame) == READER
+
+
+def is_reader_behind(frame: FrameType | None) -> bool:
+    """Tell whether the reader's own code, and no library that carries work, is behind a frame."""
+    while frame is not None:
+        what = kind(frame)
+        if what not in (OTHER, OWN):
+            return what == READER
+        frame = frame.f_back
+    return False
+
+
+def place(frame: FrameType | None, executor: str, function: Any = None, args: Any = ()) -> int:
+    """Return the number of a place, and write it when it is new.
+
+    Parameters
+    ----------
+    frame
+        From where the reader's own code is looked for, outwards.
+    executor
+        ``module.class`` of what the work is handed to.
+    function, args
+        The work, None where an object is sent.
+
+    Returns
+    -------
+    int
+        From 1 on.
+    """
+    global _count
+    reader = reader_of(frame)
+    here = cell(frame)
+    code = getattr(function, "__code__", None)
+    what = id(code) if code is not None else id(function)
+    key: Any
+    if reader is not None:
+        key = (id(reader.f_code), reader.f_lasti, here, executor, what)
+    else:
+        key = (here, executor, what)
+    number = _places.get(key)
+    if number is None:
+        if _count >= _LIMIT:  # a page that makes a new function for each task
+            key = (here, executor)
+            if (number := _places.get(key)) is not None:
+                return number
+        _count += 1
+        number = _places[key] = _count
+        _cells[number] = here
+        _kept.append((reader and reader.f_code, code if code is not None else function))
+        events.write(
+            "place",
+            id=number,
+            file=events.text(reader.f_code.co_filename)[:500] if reader is not None else "",
+            line=reader.f_lineno or 0 if reader is not None else 0,
+            cell=here,
+            number=_number_of(reader),
+            executor=executor,
+            through=_library_behind(frame),
+            names=names_of(function, args)[:12] if function is not None else [],
+        )
+    return number
+
+
+def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
+    """Return the place of an object that is about to be sent, and whether it is an answer.
+
+    Parameters
+    ----------
+    frame
+        The function of a library that makes the message.
+    thing
+        The object.
+
+    Returns
+    -------
+    place : int
+        0 where it is not known.
+    is_answer : bool
+        Whether nobody but libraries is on the stack, so that a worker answers.
+    """
+    first = frame
+    above = frame.f_back if frame is not None else None
+    if above is not None and (
+        id(above.f_code) in _loops
+        or (above.f_back is not None and id(above.f_back.f_code) in _loops)
+    ):
+        return 0, True
+    while frame is not None:
+        resolve = resolvers.get(id(frame.f_code))
+        if resolve is not None:
+            return resolve(frame, thing), False
+        what = kind(frame)
+        if what == READER:
+            assert first is not None
+            key = (id(frame.f_code), frame.f_lasti, id(first.f_code), cell(frame))
+            number = _sent_from.get(key)
+            if number is None:
+                number = place(frame, executor_behind(first), None)
+                _kept.append(first.f_code)
+                if len(_sent_from) < _LIMIT:
+                    _sent_from[key] = number
+            return number, False
+        if what == END:
+            break
+        frame = frame.f_back
+    if events.forked or _runs_no_kernel():
+        return 0, True
+    if _get_ident() != _main_thread:
+        return 0, False  # a library's own thread, which serves every cell
+    return place(first, executor_behind(first)), False
+
+
+def executor_behind(frame: FrameType | None) -> str:
+    """Return the module of the outermost function of a library that the reader's code called."""
+    found = ""
+    while frame is not None and kind(frame) != READER:
+        if kind(frame) == CARRIER:
+            name = str(frame.f_globals.get("__name__"))
+            # A context only makes what does the work.
+            found = found if name.endswith(".context") and found else name
+        frame = frame.f_back
+    return found
+
+
+def _library_behind(frame: FrameType | None) -> str:
+    """Return the package that called the executor for the reader, empty where the reader did."""
+    while frame is not None and kind(frame) in (CARRIER, OTHER, OWN):
+        if kind(frame) == OTHER and any(part in frame.f_code.co_filename for part in _INSTALLED):
+            return str(frame.f_globals.get("__name__")).partition(".")[0]
+        frame = frame.f_back
+    return ""
+
+
+def executor_of(owner: Any) -> str:
+    """Return ``module.class`` of an executor, of the library's class for a reader's subclass."""
+    kind_of_owner = type(owner)
+    known = _executors.get(kind_of_owner)
+    if known is None:
+        own = [cls for cls in kind_of_owner.__mro__ if str(cls.__module__).startswith(MODULES)]
+        known = _executors[kind_of_owner] = events.qualified((own or [kind_of_owner])[0]) or ""
+    return known
+
+
+def resolve_at(code: CodeType, resolver: Resolver) -> None:
+    """Have places found by *resolver* where a function with this code sends an object."""
+    _kept.append(code)
+    resolvers[id(code)] = resolver
+
+
+def cell(frame: FrameType | None = None) -> str | None:
+    """Return the message id of the cell on whose behalf this code runs, None where nothing tells.
+
+    ipykernel keeps it in a context variable: a task of `asyncio` still knows the cell that
+    created it when it runs during a later one. A thread works for the cell that started it, a
+    task of a thread pool for the cell that submitted it; a thread that a library started for
+    itself works for no cell that is known.
+    """
+    if events.forked or _runs_no_kernel():  # a copy has the kernel as it was then
+        return None
+    try:
+        if _get_ident() != _main_thread:
+            import threading
+
+            known = _cell_of_thread.get(threading.current_thread())
+            if known is not None:
+                return _cell_of_task(frame) or known or _cell_of_context(None)
+        return _cell_of_context(_kernel)
+    except Exception:
+        return None
+
+
+def _cell_of_context(kernel: Any) -> str | None:
+    """Return the cell of this context; of the kernel, where the context has none."""
+    global _kernel
+    if _kernel is None:
+        kernel = _kernel = sys.modules["ipykernel.kernelapp"].IPKernelApp.instance().kernel
+    context = getattr(_kernel, "_shell_parent", None)  # ipykernel 7 and later
+    parent = context.get(None) if context is not None else None
+    if not parent:
+        if kernel is None:
+            return None
+        parent = kernel.get_parent("shell")
+    return str(parent["header"]["msg_id"])
+
+
+def _cell_of_task(frame: FrameType | None) -> str | None:
+    """Return the cell that submitted the task of a thread pool that runs in this thread."""
+    while frame is not None:
+        if frame.f_code.co_name == "run" and frame.f_code.co_filename.endswith("thread.py"):
+            number = place_of_future(getattr(frame.f_locals.get("self"), "future", None))
+            return _cells.get(number)
+        frame = frame.f_back
+    return None
+
+
+def remember_thread(thread: Any, starter: FrameType | None) -> None:
+    """Note on whose behalf a thread starts."""
+    # "": a library's own, which may serve any cell.
+    of_library = starter is None or kind(starter) in (CARRIER, OWN)
+    _cell_of_thread[thread] = "" if of_library else cell(starter) or ""
+
+
+def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:
+    """Name a function, those that it wraps, and those among its arguments."""
+    coroutine = (
+        getattr(function, "cr_frame", None) if type(function).__name__ == "coroutine" else None
+    )
+    if coroutine is not None:
+        return [f"{coroutine.f_globals.get('__name__', '')}.{function.__qualname__}"]
+    names = [events.qualified(function) or events.qualified(type(function)) or ""]
+    inner: list[Any] = []
+    # Only what is known to be plain is looked into: an object of the page may run code when asked
+    # for an attribute.
+    if type(function) is getattr(sys.modules.get("functools"), "partial", None):
+        inner = [function.func, *function.args[:6]]
+    elif type(function).__name__ in ("function", "_lru_cache_wrapper"):
+        inner = [function.__dict__.get("__wrapped__")]
+    arguments = arguments if type(arguments) in (tuple, list) else ()
+    for thing in [*inner, *arguments[:6]]:
+        if depth and callable(thing):
+            names += names_of(thing, (), depth - 1)
+    return names
+
+
+def forget() -> None:
+    """Begin anew in a forked child: its places are its own."""
+    global _count
+    _places.clear()
+    _sent_from.clear()
+    _cell_of_thread.clear()
+    _cells.clear()
+    _count = 0
+
+
+def _runs_no_kernel() -> bool:
+    return "ipykernel.kernelapp" not in sys.modules
+
+
+def _number_of(reader: FrameType | None) -> int | None:
+    """Return the execution count of the cell in which a frame's code stands."""
+    if reader is None or events.forked or _runs_no_kernel():
+        return None
+    try:
+        shell = sys.modules["IPython"].get_ipython()
+        number = shell.compile._filename_map.get(reader.f_code.co_filename)
+        return number if type(number) is int else None
+    except Exception:
+        return None

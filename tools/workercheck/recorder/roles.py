@@ -1,0 +1,123 @@
+"""What is done at each function of a library that `workercheck.libraries` names.
+
+A role is a name in the table of libraries; here it gets its moment, the start or the return of the
+function, and the handler that is called then with the function's frame.
+"""
+
+from __future__ import annotations
+
+import os
+
+from workercheck.libraries import ALWAYS, LIBRARIES
+from workercheck.recorder import (
+    asynchronous,
+    children,
+    endings,
+    events,
+    handles,
+    messages,
+    monitor,
+    places,
+    work,
+)
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from typing import Any
+
+ROLES: dict[str, tuple[str, Any]] = {
+    "submit": ("return", work.submitted),
+    "future-failed": ("start", work.future_failed),
+    "future-raises": ("line", work.future_raises),
+    "future-asked": ("start", work.was_asked),
+    "failure-shown": ("return", work.was_shown),
+    "map-begins": ("start", work.map_begins),
+    "map-ends": ("return", work.map_ends),
+    "thread-pool-made": ("return", work.thread_pool_made),
+    "result-made": ("return", work.result_made),
+    "result-set": ("start", work.result_set),
+    "outcome-set": ("start", work.outcome_set),
+    "result-asked": ("start", work.was_asked),
+    "item-set": ("start", work.item_set),
+    "item-asked": ("start", work.was_asked),
+    "object-put": ("start", work.object_put),
+    "batch-made": ("return", work.batch_made),
+    "batch-done": ("start", work.batch_done),
+    "batch-asked": ("start", work.was_asked),
+    "dask-submitted": ("return", work.dask_submitted),
+    "dask-failed": ("return", work.dask_failed),
+    "dask-asked": ("start", work.dask_asked),
+    "dask-gathered": ("start", work.dask_gathered),
+    "message-made": ("return", messages.message_made),
+    "manager-thread": ("start", endings.manager_thread),
+    "pool-made": ("return", endings.pool_made),
+    "pool-broken": ("start", endings.pool_broken),
+    "process-start": ("start", endings.process_starts),
+    "process-made": ("return", endings.process_started),
+    "process-closed": ("start", endings.process_closed),
+    "process-ends": ("start", endings.process_ends),
+    "process-asked-to-end": ("start", endings.process_asked_to_end),
+    "exitcode-read": ("return", endings.exitcode_read),
+    "child-polled": ("return", endings.child_polled),
+    "error-printed": ("start", endings.error_printed),
+    "error-logged": ("start", endings.error_logged),
+    "task-made": ("return", asynchronous.task_made),
+    "loop-future-made": ("return", asynchronous.loop_future_made),
+    "thread-future-made": ("return", asynchronous.thread_future_made),
+    "never-retrieved": ("start", asynchronous.never_retrieved),
+    "thread-start": ("start", children.thread_starts),
+    "program-started": ("return", children.program_started),
+}
+
+
+def start() -> None:
+    """Watch pickle, the signals, and the functions of every library."""
+    monitor.on_arrival("_pickle", messages.watch_pickle)
+    monitor.on_arrival("dill._dill", messages.watch_dill)
+    monitor.on_arrival("threading", endings.watch_service_threads)
+    monitor.on_arrival("_posixsubprocess", children.watch_programs)
+    for functions in (ALWAYS, *(library.functions for library in LIBRARIES)):
+        for module, watched in functions.items():
+            for path, role in watched:
+                name, _, argument = role.partition(" ")
+                moment, handler = ROLES[name]
+                monitor.watch(module, path, moment, handler(argument) if argument else handler)
+    for library in LIBRARIES:
+        for module, names in library.wrapped.items():
+            monitor.on_arrival(module, _watcher_of_dumps(tuple(names)))
+    for package in ("multiprocessing", "multiprocess", "billiard"):
+        monitor.on_arrival(f"{package}.queues", work.watch_queues)
+    monitor.on_arrival("loky.backend.queues", work.watch_queues)
+    monitor.on_arrival("joblib.externals.loky.backend.queues", work.watch_queues)
+    for package in ("multiprocessing", "multiprocess"):
+        monitor.on_arrival(f"{package}.pool", work.watch_pool)
+    endings.watch_signals(os)
+    children.watch_spawns(os)
+    try:
+        monitor.start()
+    except Exception as exc:
+        # The loads are what matters most.
+        messages.watch_pickle_now()
+        events.failed("the functions of libraries", exc)
+    _at_exit()
+
+
+def _at_exit() -> None:
+    """Tell what nobody looked at when a program ends; a kernel is asked before."""
+    import atexit
+
+    atexit.register(events.guarded(endings.tell, "the end of a program"))
+
+
+def _watcher_of_dumps(names: tuple[str, ...]) -> Any:
+    return lambda module: messages.watch_dumps(module, names)
+
+
+def forget() -> None:
+    """Begin anew in a forked child: what the parent holds is the parent's to tell."""
+    messages.forget()
+    places.forget()
+    handles.forget()
+    endings.forget()
+    asynchronous.forget()
+    work.forget()

@@ -1,0 +1,333 @@
+"""Work that is handed to executors: where, and what became of it.
+
+Each function is called with the frame of a function of a library, see `workercheck.recorder.roles`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from workercheck.recorder import handles, monitor, places
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+    from typing import Any
+
+_call: handles.Call | None = None
+"""Of the `Executor.map` that hands work out now."""
+# Kept from before a test suite or a page can replace it.
+_sleep = time.sleep
+_PAUSE = 0.0005
+_TRIES = 20
+_patience = 3
+
+_PUTS_TASKS = ("add_call_item_to_queue", "_sendback_result")
+
+_put: dict[int, int] = {}
+"""By the id of an object that waits in a queue, which keeps it alive: its place."""
+
+
+def submitted(argument: str) -> monitor.Handler:
+    """Make the handler for a method that returns the future of the function in *argument*."""
+
+    def handler(frame: FrameType, future: Any) -> None:
+        if not hasattr(future, "set_exception"):
+            return  # the results themselves, where the library has waited for them
+        here = frame.f_locals
+        function = here.get(argument)
+        caller = frame.f_back
+        # loky submits through the method of its base class.
+        known = handles.of(future)
+        if known is not None:
+            return
+        place = places.place(
+            caller, places.executor_of(here["self"]), function, here.get("args") or ()
+        )
+        handle = handles.register(
+            future, "future", place, owned=_is_owned(caller), call=_call_of(caller)
+        )
+        # Quick work may have failed before its future was handed out.
+        handles.failed(handle, getattr(future, "_exception", None))
+
+    return handler
+
+
+def _is_owned(caller: FrameType | None) -> bool:
+    """Tell whether the reader's code gets the future, and no iterator over futures asks for it."""
+    if caller is not None and caller.f_code.co_name == "result_iterator":
+        return False
+    return places.is_held_by_reader(caller)
+
+
+def _call_of(caller: FrameType | None) -> handles.Call | None:
+    if _call is None:
+        return None
+    for _ in range(4):
+        if caller is None:
+            break
+        if caller.f_code.co_name in ("map", "<listcomp>"):
+            return _call
+        caller = caller.f_back
+    return None
+
+
+def map_begins(_frame: FrameType, _: Any) -> None:
+    """Note that the futures of one `Executor.map` follow."""
+    global _call
+    _call = handles.Call()
+
+
+def map_ends(_frame: FrameType, _: Any) -> None:
+    """Note that they have all been made."""
+    global _call
+    _call = None
+
+
+def future_failed(frame: FrameType, _: Any) -> None:
+    """Note the exception of a future."""
+    here = frame.f_locals
+    handle = handles.of(here["self"])
+    if handle is not None:
+        handles.failed(handle, here["exception"])
+
+
+def future_raises(frame: FrameType, _: Any) -> bool:
+    """Note that a future raises its exception for somebody who asked for the result.
+
+    Returns
+    -------
+    bool
+        Whether the line is worth another call: only lines that run with an exception are.
+    """
+    future: Any = frame.f_locals["self"]
+    if getattr(future, "_exception", None) is None:
+        return False
+    handles.asked(handles.of(future))
+    return True
+
+
+def was_asked(frame: FrameType, _: Any) -> None:
+    """Note that somebody asks for the outcome of a piece of work."""
+    handles.asked(handles.of(frame.f_locals["self"]))
+
+
+def dask_asked(frame: FrameType, _: Any) -> None:
+    """Note that somebody asks for the outcome of a future of Dask."""
+    handles.asked(handles.of_key(getattr(frame.f_locals["self"], "_state", None)))
+
+
+def was_shown(frame: FrameType, _: Any) -> None:
+    """Note that the state of a piece of work was shown, with its failure if there is one."""
+    handles.shown(handles.of(frame.f_locals["self"]))
+
+
+def thread_pool_made(frame: FrameType, _: Any) -> None:
+    """Notice a pool of threads that the page makes: nothing is sent, but it is used."""
+    pool = frame.f_locals["self"]
+    if type(pool).__name__ == "ThreadPoolExecutor" and places.is_held_by_reader(frame.f_back):
+        places.place(frame.f_back, places.executor_of(pool))
+
+
+# --- Pool -----------------------------------------------------------------------------------------
+
+
+def _is_thread_pool(pool: Any) -> bool:
+    return any(cls.__name__ == "ThreadPool" for cls in type(pool).__mro__)
+
+
+def result_made(frame: FrameType, _: Any) -> None:
+    """Note the result, or the iterator over results, that a Pool is about to return."""
+    here = frame.f_locals
+    result, pool = here["self"], here.get("pool")
+    if handles.of(result) is not None:
+        return
+    method = frame.f_back
+    # The method of the Pool has the function: apply_async, _map_async, imap.
+    while (
+        method is not None
+        and "func" not in method.f_locals
+        and places.kind(method) == places.CARRIER
+    ):
+        method = method.f_back
+    function = arguments = None
+    if method is not None and places.kind(method) == places.CARRIER:
+        function, arguments = method.f_locals.get("func"), method.f_locals.get("args")
+        pool = pool or method.f_locals.get("self")
+    executor = places.executor_of(pool) if pool is not None else places.executor_behind(frame)
+    place = places.place(frame.f_back, executor, function, arguments or ())
+    handles.register(result, "result", place, owned=places.is_held_by_reader(frame.f_back))
+
+
+def result_set(frame: FrameType, _: Any) -> None:
+    """Note the failure of a result of a Pool."""
+    here = frame.f_locals
+    result: Any = here["self"]
+    success, value = here.get("obj") or here["success_result"]
+    handle = handles.of(result)
+    if not success:
+        handles.failed(handle, value)
+        if getattr(result, "_error_callback", None) is not None:
+            handles.asked(handle)
+
+
+def outcome_set(frame: FrameType, _: Any) -> None:
+    """Note the failure of a result whose outcome comes as ``success`` and ``result``."""
+    here = frame.f_locals
+    if not here["success"]:
+        handles.failed(handles.of(here["self"]), here["result"])
+
+
+def item_set(frame: FrameType, _: Any) -> None:
+    """Note the failure of one item of an iterator over the results of a Pool."""
+    here = frame.f_locals
+    handle = handles.of(here["self"])
+    if handle is not None:
+        success, value = here["obj"]
+        ordered = (
+            frame.f_code.co_qualname.startswith("IMapIterator")
+            if hasattr(frame.f_code, "co_qualname")
+            else True
+        )
+        index = here["i"] if ordered and type(here["i"]) is int else handle.count
+        handle.count += 1
+        if not success:
+            handles.failed(handle, value, index)
+
+
+def watch_pool(module: Any) -> None:
+    """Find the place of a task that the thread of a Pool sends."""
+    code = monitor.code_of(module, "Pool._handle_tasks")
+    if code is not None:
+        places.resolve_at(code, _task_of_pool)
+
+
+def _task_of_pool(frame: FrameType, task: Any) -> int:
+    cache = frame.f_locals.get("cache")
+    return handles.place_of(cache.get(task[0])) if cache and task else 0
+
+
+# --- queues ---------------------------------------------------------------------------------------
+
+
+def object_put(frame: FrameType, _: Any) -> None:
+    """Note the place of an object that the thread of a queue will send later."""
+    caller = frame.f_back
+    # A process pool puts its tasks, whose places are known by their numbers.
+    if caller is not None and caller.f_code.co_name not in _PUTS_TASKS:
+        _put[id(frame.f_locals["obj"])] = (
+            0
+            if places.is_machinery(caller)
+            else places.place(caller, places.executor_behind(frame))
+        )
+
+
+def watch_queues(module: Any) -> None:
+    """Find the place of what the thread of a queue sends."""
+    code = monitor.code_of(module, "Queue._feed")
+    if code is not None:
+        places.resolve_at(code, _object_of_queue)
+
+
+def _object_of_queue(frame: FrameType, thing: Any) -> int:
+    number = getattr(thing, "work_id", None)
+    queue = getattr(frame.f_locals.get("onerror"), "__self__", None)
+    items = getattr(queue, "pending_work_items", None)
+    if number is not None and items is not None:
+        future = getattr(items.get(number), "future", None)
+        return handles.place_of(future) or _wait_for_place(future)
+    return _put.pop(id(thing), 0)
+
+
+def _wait_for_place(future: Any) -> int:
+    """Wait for `submit` to return: the thread of a queue may be quicker than that."""
+    global _patience
+    if future is None or not _patience:
+        return 0
+    for _ in range(_TRIES):
+        _sleep(_PAUSE)
+        place = handles.place_of(future)
+        if place:
+            return place
+    _patience -= 1  # an executor whose `submit` nobody watches
+    return 0
+
+
+# --- joblib ---------------------------------------------------------------------------------------
+
+
+def batch_made(frame: FrameType, _: Any) -> None:
+    """Note a batch of tasks of joblib; the page holds it where it holds the generator."""
+    batch: Any = frame.f_locals["self"]
+    parallel = frame.f_locals.get("parallel")
+    if getattr(parallel, "return_generator", False):
+        place = places.place(frame.f_back, "joblib.Parallel")
+        handles.register(batch, "result", place, owned=True, call=_call_of_parallel(parallel))
+
+
+def _call_of_parallel(parallel: Any) -> handles.Call:
+    known = handles.of(parallel)
+    if known is None:
+        known = handles.register(parallel, "result", 0, owned=False, call=handles.Call())
+    assert known.call is not None
+    return known.call
+
+
+def batch_done(frame: FrameType, _: Any) -> None:
+    """Note the failure of a batch of joblib."""
+    here = frame.f_locals
+    outcome = here.get("outcome")
+    if isinstance(outcome, dict):
+        handles.failed(handles.of(here["self"]), outcome.get("result"))
+
+
+# --- dask.distributed -----------------------------------------------------------------------------
+
+
+def dask_submitted(argument: str) -> monitor.Handler:
+    """Make the handler for a method of a client that returns futures."""
+
+    def handler(frame: FrameType, value: Any) -> None:
+        here = frame.f_locals
+        function = here.get(argument)
+        caller = frame.f_back
+        place = places.place(caller, places.executor_of(here["self"]), function, here.get("args"))
+        owned = places.is_held_by_reader(caller)
+        call = handles.Call()
+        for future in _futures_in(value):
+            state = getattr(future, "_state", None)
+            if state is not None and handles.of_key(state) is None:
+                handles.register(future, "future", place, owned=owned, call=call, key=state)
+
+    return handler
+
+
+def dask_failed(frame: FrameType, _: Any) -> None:
+    """Note the exception of a future of Dask."""
+    state = frame.f_locals["self"]
+    handles.failed(handles.of_key(state), state.exception)
+
+
+def dask_gathered(frame: FrameType, _: Any) -> None:
+    """Note that the results of futures of Dask are asked for."""
+    for future in _futures_in(frame.f_locals.get("futures")):
+        handles.asked(handles.of_key(getattr(future, "_state", None)))
+
+
+def _futures_in(value: Any, depth: int = 3) -> Iterator[Any]:
+    if hasattr(value, "_state"):
+        yield value
+    elif depth and isinstance(value, dict):
+        for one in list(value.values()):
+            yield from _futures_in(one, depth - 1)
+    elif depth and isinstance(value, list | tuple | set):
+        for one in list(value):
+            yield from _futures_in(one, depth - 1)
+
+
+def forget() -> None:
+    """Begin anew in a forked child."""
+    global _call
+    _call = None
+    _put.clear()

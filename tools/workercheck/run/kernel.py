@@ -1,0 +1,144 @@
+"""The kernel of a page: how it is started, and how it is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import nbformat
+from nbclient import NotebookClient
+
+from workercheck.evidence import records as ev
+from workercheck.evidence.reader import Evidence
+from workercheck.run.page import Page
+from workercheck.run.processes import ProcessTree, end_all, end_when_only_trackers_are_left
+
+SHUTDOWN = 2.0
+"""Seconds that a kernel gets to end before it is killed."""
+
+LOG = "kernel.log"
+"""The file in the folder of the evidence for what the kernel writes past the page."""
+
+# Nothing in it depends on how the page's cells are run.
+_FINISH = "__import__('workercheck.recorder.shutdown', fromlist=['finish']).finish({patience})"
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Kernel:
+    """The kernel of one page.
+
+    Parameters
+    ----------
+    page
+        The page.
+    notebook
+        Gets the outputs, and the language.
+    evidence
+        That of the run.
+    tree
+        Learns which process the kernel is.
+    cell_executed
+        Called with each reply, as nbclient does.
+    """
+
+    def __init__(
+        self,
+        page: Page,
+        notebook: nbformat.NotebookNode,
+        evidence: Evidence,
+        tree: ProcessTree,
+        cell_executed: Callable[..., None],
+    ) -> None:
+        self.client = NotebookClient(
+            notebook,
+            timeout=page.timeout,
+            allow_errors=page.allow_errors,
+            record_timing=False,
+            on_cell_executed=cell_executed,
+        )
+        self._notebook = notebook
+        self._evidence = evidence
+        self._tree = tree
+
+    async def start(self, cwd: Path, log: IO[bytes]) -> None:
+        """Start the kernel, with the recorder in it.
+
+        Raises
+        ------
+        Exception
+            Of many kinds, if it does not start.
+        """
+        client = self.client
+        client.create_kernel_manager()
+        assert client.km is not None
+        client.km.shutdown_wait_time = SHUTDOWN
+        folder = self._evidence.folder
+        # With the evidence, so that it goes with it.
+        client.km.connection_file = str(folder / "connection.json")
+        if sys.platform == "linux":
+            # A port that is free when the kernel is told of it may be taken when it listens there.
+            # An abstract socket has a name of its own, and no file.
+            client.km.transport = "ipc"
+            client.km.ip = f"@{folder.parent.name}-{folder.name}"
+        await client.async_start_new_kernel(
+            env=os.environ | self._evidence.environ, cwd=str(cwd), stdout=log, stderr=log
+        )
+        if pid := getattr(getattr(client.km, "provisioner", None), "pid", None):
+            self._tree.begin(pid, time.time())
+        await client.async_start_new_kernel_client()
+        assert client.kc is not None
+        reply = await client.async_wait_for_reply(client.kc.kernel_info())
+        if reply is not None:
+            self._notebook.metadata["language_info"] = reply["content"]["language_info"]
+
+    def ask_for_last_words(self, patience: float) -> None:
+        """Ask the recorder in the kernel to wait for work that may fail, then to tell the rest."""
+        assert self.client.kc is not None
+        self.client.kc.execute(_FINISH.format(patience=patience), silent=True, store_history=False)
+
+    def log(self) -> list[str]:
+        """Return the lines that the kernel and its workers wrote past the page."""
+        try:
+            text = (self._evidence.folder / LOG).read_text("utf-8", "backslashreplace")
+        except OSError:
+            text = ""
+        return [line for line in plain(text).splitlines() if line.strip()]
+
+    def why_it_died(self) -> str:
+        """Return what the kernel wrote when it ended by itself."""
+        fatal = [line for line in self.log() if "Fatal Python error" in line]
+        return fatal[-1] if fatal else "it ended without a word"
+
+    async def end(self, *, is_cut_short: bool) -> None:
+        """Shut the kernel down, and end what it left behind.
+
+        Parameters
+        ----------
+        is_cut_short
+            As for `end_all`.
+        """
+        self._evidence.append(ev.ShutdownStarted)
+        for task in asyncio.all_tasks():
+            # nbclient forgets the one that asks whether the kernel lives, after a timeout.
+            frame: Any = getattr(task.get_coro(), "cr_frame", None)
+            if frame is not None and frame.f_locals.get("self") is self.client:
+                task.cancel()
+        self.client.shutdown_kernel = "immediate" if is_cut_short else "graceful"
+        before = set(self._tree.all())
+        waiting = asyncio.ensure_future(end_when_only_trackers_are_left(self._tree.kernel))
+        with contextlib.suppress(Exception):
+            await self.client._async_cleanup_kernel()
+        waiting.cancel()
+        await end_all(self._tree, self._evidence, before, is_cut_short=is_cut_short)
+
+
+def plain(text: str) -> str:
+    """Return a text without the colours of a terminal."""
+    return _ANSI.sub("", text)

@@ -1,0 +1,253 @@
+"""The processes of a run: which there are, who started them, and how they are ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses as dc
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from workercheck.evidence import records as ev
+from workercheck.evidence.reader import Evidence
+from workercheck.run import reaper
+
+GONE_WITHIN = 5.0
+"""Seconds that a page's processes get to end after their kernel has."""
+
+_POLL = 0.1
+_CLOCK_ERROR = 1.5
+"""Seconds by which the time may be wrong at which a process began: the system rounds."""
+
+
+class ProcessTree:
+    """The processes below a kernel, also those that have left it.
+
+    A process may empty its environment, begin a session of its own, and outlive its parent, after
+    which nothing in the system tells whose it was. So who started whom is remembered.
+
+    Parameters
+    ----------
+    folder
+        The folder of the run's evidence, which the processes inherit in a variable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.kernel: psutil.Process | None = None
+        self._folder = folder
+        self._since = time.time()
+        self._correction = 0.0
+        self._members: dict[int, psutil.Process] = {}
+        self._strangers: set[int] = set()
+        self._sessions: set[int] = set()
+        self._parents: dict[int, int] = {}
+        self._named: dict[int, float] = {}
+        """When an event named a process, by its pid."""
+
+    def begin(self, pid: int, spawned: float) -> None:
+        """Note the kernel.
+
+        Parameters
+        ----------
+        pid
+            Its pid.
+        spawned
+            When it began, in seconds since the epoch.
+        """
+        with contextlib.suppress(psutil.Error):
+            self.kernel = psutil.Process(pid)
+            self._members[pid] = self.kernel
+            self._correction = spawned - self.kernel.create_time()
+
+    @property
+    def kernel_has_ended(self) -> bool:
+        """Whether the kernel is gone; nothing tells of one that is none of this machine's."""
+        return self.kernel is not None and not _runs(self.kernel)
+
+    def learn(self, events: Sequence[ev.Event]) -> None:
+        """Take from new events who started whom."""
+        for event in events:
+            if isinstance(event, ev.ProcessStarted):
+                self._named[event.pid] = event.time
+                if event.ppid in self._parents or event.ppid in self._members:
+                    self._parents[event.pid] = event.ppid
+            elif isinstance(event, ev.ChildStarted):
+                self._named[event.child] = event.time
+                self._parents.setdefault(event.child, event.pid)
+
+    def look(self) -> list[psutil.Process]:
+        """Return the processes that run, and remember them."""
+        pids = set(psutil.pids())
+        self._members = {pid: process for pid, process in self._members.items() if _runs(process)}
+        self._strangers &= pids
+        self._look_at_named(pids)
+        self._look_at_sessions(pids)
+        new = [seen for pid in pids - self._members.keys() - self._strangers if (seen := _see(pid))]
+        while found := [seen for seen in new if self._belongs(seen)]:
+            self._members |= {seen.process.pid: seen.process for seen in found}
+            new = [seen for seen in new if seen not in found]
+        self._strangers |= {seen.process.pid for seen in new}
+        return list(self._members.values())
+
+    def all(self) -> dict[int, psutil.Process]:
+        """Return the processes that run, also those found by the variable alone, by pid."""
+        found = {process.pid: process for process in self.look()}
+        for process in reaper.processes_below(self._folder, since=self._since):
+            found.setdefault(process.pid, process)
+        return found
+
+    def parents(self, pid: int) -> list[int]:
+        """Return the pids above a process as long as they are known, the nearest first."""
+        found: list[int] = []
+        while (pid := self._parents.get(pid, 0)) and pid not in found:
+            found.append(pid)
+        return found
+
+    def born(self, process: psutil.Process) -> float:
+        """Return when a process began, in seconds since the epoch."""
+        return process.create_time() + self._correction
+
+    def _belongs(self, seen: _Seen) -> bool:
+        """Tell whether a process, seen for the first time, is one of the run."""
+        parent = self._members.get(seen.ppid)
+        if parent is not None and parent.create_time() <= seen.process.create_time():
+            self._parents[seen.process.pid] = seen.ppid
+            return True
+        if seen.session not in self._sessions:
+            return False
+        self._parents.setdefault(seen.process.pid, seen.session)  # its parent has ended
+        return True
+
+    def _look_at_named(self, pids: set[int]) -> None:
+        for pid in pids & self._named.keys() - self._members.keys():
+            seen = _see(pid)
+            # Another process may have the pid now, or in the container that the event is from.
+            if seen is not None and self._since - _CLOCK_ERROR <= seen.process.create_time() <= (
+                self._named[pid] + 0.5 - self._correction
+            ):
+                self._members[pid] = seen.process
+
+    def _look_at_sessions(self, pids: set[int]) -> None:
+        # Another process may have got the pid of a leader, and have begun a session since.
+        self._sessions -= {
+            pid for pid in self._sessions & pids - self._members.keys() if _see(pid) is not None
+        }
+        self._sessions |= {_session(pid) for pid in self._members} - {_session(os.getpid()), 0}
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _Seen:
+    """A process that has not ended."""
+
+    process: psutil.Process
+    ppid: int
+    session: int
+
+
+async def end_all(
+    tree: ProcessTree, evidence: Evidence, before: set[int], *, is_cut_short: bool
+) -> None:
+    """End what outlives the kernel.
+
+    Parameters
+    ----------
+    tree
+        The processes of the run.
+    evidence
+        Where an event is written for each.
+    before
+        Those that ran before the shutdown, by pid. A pool replaces the workers that ipykernel
+        ends, up to the kernel's own end; the new ones are nobody's fault.
+    is_cut_short
+        Whether the page was stopped on its way: then nothing gets time to end by itself, and what
+        is left is no fault of it.
+    """
+    deadline = time.monotonic() + (0.0 if is_cut_short else GONE_WITHIN)
+    while (left := tree.all()) and time.monotonic() < deadline:
+        for process in left.values():
+            with contextlib.suppress(psutil.Error):
+                if process.pid not in before and not is_tracker(process):
+                    process.kill()
+        await asyncio.sleep(_POLL)
+        tree.learn(evidence.read())
+    told: set[int] = set()
+    for _ in range(10):  # one may have started another before it was ended
+        for process in left.values():
+            with contextlib.suppress(psutil.Error):
+                command = " ".join(process.cmdline())[:200]
+                # A tracker only waits for the others.
+                is_fault = not (is_cut_short or is_tracker(process) or process.pid in told)
+                process.kill()
+                told.add(process.pid)
+                if is_fault:
+                    evidence.append(
+                        ev.Leftover,
+                        child=process.pid,
+                        parents=tree.parents(process.pid),
+                        command=command,
+                        born=tree.born(process),
+                    )
+        if not left:
+            break
+        await asyncio.sleep(_POLL / 2)
+        left = tree.all()
+
+
+async def end_when_only_trackers_are_left(kernel: psutil.Process | None) -> None:
+    """End a kernel that waits for nothing but resource trackers.
+
+    ipykernel ends its children before itself, by SIGTERM, which a tracker ignores: it goes by
+    itself when nobody is left to track for. Every page with a pool has one.
+    """
+    with contextlib.suppress(psutil.Error):
+        while kernel is not None:
+            await asyncio.sleep(_POLL)
+            left = [
+                child
+                for child in kernel.children(recursive=True)
+                if child.status() != psutil.STATUS_ZOMBIE
+            ]
+            if left and all(map(is_tracker, left)):
+                kernel.terminate()
+                return
+
+
+def is_tracker(process: psutil.Process) -> bool:
+    """Tell whether a process is a resource tracker of multiprocessing, or of a library like it."""
+    return "resource_tracker" in " ".join(process.cmdline())
+
+
+def is_alive(pid: int, moment: float) -> bool:
+    """Tell whether the process still runs that had a pid at a time."""
+    seen = _see(pid)
+    return seen is not None and seen.process.create_time() <= moment + _CLOCK_ERROR
+
+
+def _see(pid: int) -> _Seen | None:
+    try:
+        process = psutil.Process(pid)
+        process.create_time()  # kept by the object
+        with process.oneshot():
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return None
+            return _Seen(process, process.ppid(), _session(pid))
+    except (psutil.Error, OverflowError, ValueError):
+        return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except (OSError, AttributeError):
+        return 0

@@ -1,0 +1,191 @@
+"""Run pages in kernels of their own, several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import dataclasses as dc
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nbformat
+
+from workercheck.evidence import records as ev
+from workercheck.evidence.reader import Evidence
+from workercheck.run import reaper
+from workercheck.run.kernel import LOG
+from workercheck.run.notebook import NotebookRun, one_line
+from workercheck.run.page import Cell, Page
+
+_TICK = 1.0
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Run:
+    """What the run of one page left."""
+
+    page: Page
+    notebook: nbformat.NotebookNode
+    """The page's notebook with its outputs, up to where it failed."""
+    events: list[ev.Event]
+    seconds: float
+
+
+@dc.dataclass(slots=True)
+class Underway:
+    """A page that is running."""
+
+    page: Page
+    started: float
+    """When, as `time.monotonic` counts."""
+    cell: Cell | None = None
+    """The cell that runs, None before the first one and after the last."""
+    cell_started: float = 0.0
+
+    def runs(self, cell: Cell | None) -> None:
+        """Note the cell that begins to run."""
+        self.cell = cell
+        self.cell_started = time.monotonic()
+
+
+def run_pages(
+    pages: Sequence[Page],
+    *,
+    jobs: int,
+    has_failed: Callable[[Page, list[ev.Event]], bool],
+    finished: Callable[[Run], None],
+    progress: Callable[[Sequence[Underway]], None] = lambda _: None,
+) -> None:
+    """Execute pages and hand over each one's `Run` as soon as it is there.
+
+    Parameters
+    ----------
+    pages
+        What to run, in this order, but those that want no company after all others.
+    jobs
+        How many kernels at once, at least 1.
+    has_failed
+        Tells from the evidence so far whether the page can no longer pass, for a worker's
+        failure. Such a page is stopped when it goes on waiting. Called only when something came
+        that may be a failure.
+    finished
+        Called in this thread with each run.
+    progress
+        Called in this thread about once a second, with what runs then.
+
+    Raises
+    ------
+    OSError
+        If the folder for temporary files cannot be written.
+    KeyboardInterrupt
+        On SIGINT and SIGTERM, after every kernel and worker has been ended.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="workercheck-"))
+    with reaper.watching(folder):
+        asyncio.run(_Runner(folder, jobs, has_failed, finished, progress).run(pages))
+
+
+class _Runner:
+    """Runs pages, and stops at SIGTERM as at SIGINT."""
+
+    def __init__(
+        self,
+        folder: Path,
+        jobs: int,
+        has_failed: Callable[[Page, list[ev.Event]], bool],
+        finished: Callable[[Run], None],
+        progress: Callable[[Sequence[Underway]], None],
+    ) -> None:
+        self.folder = folder
+        self.slots = asyncio.Semaphore(jobs)
+        self.has_failed = has_failed
+        self.finished = finished
+        self.progress = progress
+        self.underway: list[Underway] = []
+
+    async def run(self, pages: Sequence[Page]) -> None:
+        terminated = False
+        this = asyncio.current_task()
+        assert this is not None
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            this.cancel()
+
+        loop = asyncio.get_running_loop()
+        # Not on Windows, nor outside the main thread, which has handlers of its own.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(signal.SIGTERM, terminate)
+        ticker = asyncio.ensure_future(self._tick())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for page in pages:
+                    if not page.exclusive:
+                        group.create_task(self._run(page))
+            for page in pages:
+                if page.exclusive:
+                    await self._run(page)
+        except asyncio.CancelledError:
+            if terminated:  # as Ctrl-C does, through every ``finally``
+                raise KeyboardInterrupt from None
+            raise
+        except BaseExceptionGroup as group_of:
+            raise group_of.exceptions[0] from None
+        finally:
+            ticker.cancel()
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.remove_signal_handler(signal.SIGTERM)
+
+    async def _tick(self) -> None:
+        while True:
+            self.progress(self.underway)
+            await asyncio.sleep(_TICK)
+
+    async def _run(self, page: Page) -> None:
+        async with self.slots:
+            underway = Underway(page, time.monotonic())
+            self.underway.append(underway)
+            try:
+                run = await _run(underway, self.folder, self.has_failed)
+            finally:
+                self.underway.remove(underway)
+            self.finished(run)
+
+
+async def _run(
+    underway: Underway, root: Path, has_failed: Callable[[Page, list[ev.Event]], bool]
+) -> Run:
+    page = underway.page
+    folder = Path(tempfile.mkdtemp(dir=root))
+    try:
+        evidence = Evidence(folder).create()
+        cwd = folder / "cwd" if page.in_temp else page.path.parent
+        cwd.mkdir(exist_ok=True)
+        notebook = copy.deepcopy(page.notebook)
+        run = NotebookRun(
+            page,
+            notebook,
+            evidence,
+            cwd,
+            has_failed=lambda events: has_failed(page, events),
+            cell_runs=underway.runs,
+        )
+        with (folder / LOG).open("wb") as log:
+            try:
+                await run.execute(log)
+            except Exception as exc:  # whatever it is, the other pages can do nothing about it
+                message = f"workercheck could not run the page: {one_line(exc)}"
+                evidence.append(ev.KernelDied, cell=None, message=message)
+        evidence.read(final=True)
+        seconds = time.monotonic() - underway.started
+        language = notebook.metadata.get("language_info", {}).get("name", "python")
+        evidence.append(ev.Finished, seconds=seconds, language=language)
+        return Run(page, notebook, evidence.read(), seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

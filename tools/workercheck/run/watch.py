@@ -1,0 +1,133 @@
+"""Watch a page while it runs: whether it has failed, and what its processes do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from workercheck.evidence import records as ev
+from workercheck.evidence.reader import Evidence
+from workercheck.run.processes import ProcessTree, is_alive
+from workercheck.run.unwatched import UnwatchedProcesses
+
+GRACE = 4.0
+"""Seconds that a cell gets to fail by itself after a worker of its page has failed."""
+
+RESPAWNS = 20
+"""Processes that fail after the page has failed, from which on one is replaced for ever."""
+
+POLL = 0.2
+"""Seconds between two looks at the evidence."""
+
+_SCAN = 1.0
+_FAILURES = (
+    ev.LoadFailed,
+    ev.PickleFailed,
+    ev.PoolBroken,
+    ev.Exited,
+    ev.EndedAtWork,
+    ev.Raised,
+)
+"""What may be a failure; only the judge can tell."""
+
+
+class Watch:
+    """What is known of a page that runs.
+
+    Parameters
+    ----------
+    evidence
+        That of the page's run.
+    cwd
+        The folder in which its kernel runs.
+    has_failed
+        Tells from the events so far whether the page can no longer pass.
+    """
+
+    def __init__(
+        self, evidence: Evidence, cwd: Path, has_failed: Callable[[list[ev.Event]], bool]
+    ) -> None:
+        self.evidence = evidence
+        self.tree = ProcessTree(evidence.folder)
+        self.failed_at: float | None = None
+        """When the page had failed, as `time.monotonic` counts, None while it has not."""
+        self.has_last_words = False
+        """Whether the kernel has nothing more to say, or nothing that counts."""
+        self.is_kernel_watched = False
+        self._has_failed = has_failed
+        self._unwatched = UnwatchedProcesses(evidence, self.tree, cwd)
+        self._read = 0
+        self._may_have_failed = False
+        self._failed_since: set[int] = set()
+        """The processes that failed after the page had."""
+        self._next_judgment = 0.0
+        self._next_scan = 0.0
+
+    def look(self) -> None:
+        """Read what came since the last look; now and then, look at the processes as well."""
+        self.read()
+        now = time.monotonic()
+        if now >= self._next_scan:
+            self._next_scan = now + _SCAN
+            self.scan()
+        if self._may_have_failed and self.failed_at is None and now >= self._next_judgment:
+            self._may_have_failed = False
+            if self._has_failed(self.evidence.read()):
+                self.failed_at = now
+            self._next_judgment = time.monotonic() + POLL
+
+    def read(self) -> None:
+        """Read what came since the last look."""
+        events = self.evidence.read()
+        new = events[self._read :]
+        self._read = len(events)
+        self.tree.learn(new)
+        self._unwatched.learn(new)
+        for event in new:
+            if isinstance(event, _FAILURES):
+                self._may_have_failed = True
+                if self.failed_at is not None:
+                    child = event.child if isinstance(event, ev.Exited) else event.pid
+                    self._failed_since.add(child)
+            elif isinstance(event, ev.ProcessStarted):
+                self.is_kernel_watched |= not event.forked
+            elif isinstance(event, ev.Modules | ev.Damaged):
+                self.has_last_words = True
+
+    def scan(self) -> None:
+        """Look at the processes: which there are, which do not watch, which ended at work."""
+        processes = self.tree.look()
+        self._unwatched.look(processes)
+        # Those that end because their kernel has are no cause of anything.
+        if not self.tree.kernel_has_ended:
+            self.evidence.note_ended(self._is_alive)
+
+    def must_stop(self, cell_started: float) -> bool:
+        """Tell whether a page that has failed waits for what will not come.
+
+        Parameters
+        ----------
+        cell_started
+            When the cell began that runs, as `time.monotonic` counts.
+        """
+        if self.failed_at is None:
+            return False
+        waited = time.monotonic() - max(self.failed_at, cell_started)
+        return waited > GRACE or len(self._failed_since) > RESPAWNS
+
+    @property
+    def is_process_awaited(self) -> bool:
+        """Whether a process has not yet said that it watches, and may still do so."""
+        return self._unwatched.are_awaited
+
+    def last_look(self) -> None:
+        """Look at the processes before they are asked to end."""
+        ended = self._unwatched.ended()
+        self.read()
+        self._unwatched.look_at_ended(ended)
+        self.scan()
+
+    def _is_alive(self, pid: int, moment: float) -> bool:
+        # One that ends while the kernel does is none that ended at work.
+        return is_alive(pid, moment) or self.tree.kernel_has_ended
