@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import json
 import pickle
 import subprocess
 import sys
@@ -89,6 +90,35 @@ def test_any_line_is_an_event_or_damage(line: str, cut: int) -> None:
     assert isinstance(ev.parse(line[cut:]), ev.Event)
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | pids | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def ill_typed_lines(draw: st.DrawFn) -> str:
+    """A line of an event in which some fields have values of any type."""
+    fields = json.loads(ev.dumps(draw(any_event)))
+    for name in draw(st.lists(st.sampled_from(sorted(fields)), min_size=1, max_size=3)):
+        fields[name] = draw(json_values)
+    return json.dumps(fields)
+
+
+@given(pages, st.lists(ill_typed_lines() | any_event.map(ev.dumps), max_size=12))
+@example(page([[]]), ['{"event": "process-started", "pid": "x"}'])
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_ill_typed_evidence_is_judged(page: Page, lines: list[str]) -> None:
+    events = [ev.parse(line) for line in lines]
+    findings = rules.judge(History(page, events))
+    assert all(finding.kind in FINDING_KINDS for finding in findings)
+    if any(isinstance(event, ev.Damaged) for event in events) and not any(
+        isinstance(event, ev.Finished) and event.language != "python" for event in events
+    ):
+        assert "not-watched" in {finding.kind for finding in findings}
+
+
 @given(pages, st.lists(any_event, max_size=12))
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_evidence_is_judged(page: Page, events: list[ev.Event]) -> None:
@@ -114,7 +144,7 @@ def test_failed_load_is_never_lost(page: Page, events: list[ev.Event], load: ev.
     assert kinds & {"unpickle-task", "unpickle-result"}
 
 
-ends = st.one_of(events_of(cls) for cls in (ev.Exited, ev.PoolBroken, ev.Terminated, ev.LoadFailed))
+ends = st.one_of(events_of(cls) for cls in (ev.Exited, ev.PoolBroken, ev.SignalSent, ev.LoadFailed))
 
 
 @given(pages, st.lists(ends | events_of(ev.EndedAtWork), max_size=5), st.lists(ends, max_size=5))

@@ -517,3 +517,17 @@ def test_kernel_that_ends_after_the_last_cell_died(run) -> None:
     done = run(DIES_LATER)
     assert [0] == [event.cell for event in of(done, ev.KernelDied)]
     assert done.seconds < 15
+
+
+SLOW_TO_END = """
+import atexit, subprocess, time
+atexit.register(time.sleep, 10)
+subprocess.run(["sh", "-c", "env -i {sleep} 300 > /dev/null 2>&1 & "])
+subprocess.Popen([{sleep!r}, "301"])
+"""
+
+
+def test_verdict_is_the_same_when_the_kernel_takes_long_to_end(run, sleep: str) -> None:
+    done = run(SLOW_TO_END.format(sleep=sleep))
+    # The other one is the kernel's to end.
+    assert [f"{sleep} 300"] == [event.command for event in of(done, ev.Leftover)]

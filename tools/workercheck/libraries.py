@@ -245,7 +245,6 @@ LIBRARIES = (
         public={"billiard": "billiard.Pool"},
         functions=_multiprocessing("billiard"),
         wrapped={"billiard.reduction": ("ForkingPickler.dumps", "dump")},
-        answers=True,
         result_readers=("on_state_change", "_process_result", "handle_event"),
     ),
     Library(
@@ -326,7 +325,6 @@ LIBRARIES = (
                 ("AsyncResult.get", "result-asked"),
             ),
         },
-        answers=True,
     ),
     Library(
         "anyio", modules=("anyio.to_process", "anyio.to_interpreter"), public={"anyio": "anyio"}

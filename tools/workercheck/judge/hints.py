@@ -43,6 +43,11 @@ def failed_load(
         The start method of the worker.
     """
     name = (thing or "it").rsplit(".", 1)[-1]
+    if e.importing == "__main__":
+        return (
+            "A worker imports the script that started it: guard what must not run there with "
+            'if __name__ == "__main__", and run the script from a file.'
+        )
     if e.importing:
         return (
             f"The worker imports {e.importing} by itself, in its own order and environment, and "
@@ -55,6 +60,8 @@ def failed_load(
             f"Return plain data, or mend how {name} is pickled: an exception with an __init__ of "
             "its own needs a __reduce__, a class has to be importable in both processes."
         )
+    if e.name == "__main__":
+        return "Move what is sent into a module: this worker has no __main__ of the page's."
     if e.exception == "ModuleNotFoundError":
         return (
             f"Install {e.name} where the workers run, or put it on their path: workers get "
@@ -96,11 +103,11 @@ def _by_value(name: str, executor: str | None, through: str) -> str:
     return f"{move}, or hand the work to loky, which pickles it by value."
 
 
-def failed_dump(e: ev.PickleFailed, executor: str | None) -> str:
+def failed_dump(e: ev.PickleFailed, executor: str | None, *, is_result: bool) -> str:
     """Say what to do about an object that could not be pickled."""
     name = (e.object or "it").rsplit(".", 1)[-1]
     library = libraries.library_of(executor)
-    if e.is_result:
+    if is_result:
         return f"Return plain data that pickle can store, instead of {name}."
     if library is not None and library.by_value:
         return f"Send plain data, or give the class of {name} a __reduce__."

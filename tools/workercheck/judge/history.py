@@ -22,6 +22,9 @@ _MPI = "mpi4py.futures"
 _SERVICE = re.compile("|".join(lib.service for lib in libraries.LIBRARIES if lib.service))
 """The command line of what an executor starts beside its workers, a scheduler for one."""
 
+_BIRTH_ERROR = 0.5
+"""Seconds by which the system's word on when a process began may be wrong."""
+
 _ENDING = (1, 2, 3, 6, 9, 10, 12, 14, 15)
 """The signals that end a process that does nothing about them: HUP, INT, QUIT, ABRT, KILL, …"""
 
@@ -82,7 +85,10 @@ class History:
         self._found_dead = {
             pid: self._order[id(e)] for e in reversed(self.of(ev.PoolBroken)) for pid in e.ended
         }
-        self._signalled_groups = {e.child for e in signals if e.is_group}
+        self._signalled_groups: dict[int, set[int]] = {}
+        for e in signals:
+            if e.is_group:
+                self._signalled_groups.setdefault(e.child, set()).add(e.pid)
         self.exit_codes = {e.child: e.exitcode for e in self.of(ev.Exited)}
         self._cells = [(self._order[id(e)], e.cell) for e in self.of(ev.CellStarted)]
 
@@ -116,9 +122,23 @@ class History:
         running = [cell for start, cell in self._cells if start < order]
         return running[-1] if running else None
 
-    def cell_at_time(self, moment: float) -> int | None:
-        """Return the cell that ran at a time, by the clock of what ran the cells."""
-        running = [e.cell for e in self.of(ev.CellStarted) if e.time <= moment]
+    def cell_at_birth(self, pid: int, born: float) -> int | None:
+        """Return the cell during which a process began that nobody saw begin.
+
+        The system tells the time roughly, above all on a busy machine. Of cells that short,
+        it is the one that started the process with the pid next below.
+        """
+        began = [(e.time - _BIRTH_ERROR, e.cell) for e in self.of(ev.CellStarted)]
+        running = [cell for start, cell in began if start <= born]
+        if not running:
+            return None
+        close = [cell for start, cell in began if abs(start + _BIRTH_ERROR - born) < _BIRTH_ERROR]
+        below = [e for e in self.of(ev.ChildStarted) if e.child < pid]
+        if close and below:
+            cell = self.cell_of_process(max(below, key=lambda e: e.child).child)
+            if cell is not None and cell in (*running[-2:], *close):
+                return cell
+        running = [e.cell for e in self.of(ev.CellStarted) if e.time <= born]
         return running[-1] if running else None
 
     def cell_of_message(self, message_id: str | None, event: ev.Event) -> int | None:
@@ -218,10 +238,15 @@ class History:
     def was_ended_on_purpose(self, pid: int) -> bool:
         """Tell whether a process was sent a signal that ends it, before it was found dead."""
         started = self.started.get(pid)
-        if started is not None and started.group in self._signalled_groups:
+        if started is not None and self._signalled_groups.get(started.group, set()) - {pid}:
             return True
         found_dead = self._found_dead.get(pid, len(self.events))
         return self._signalled.get(pid, len(self.events)) < found_dead
+
+    def is_worker(self, pid: int) -> bool:
+        """Tell whether a process was started with a function of multiprocessing's to run."""
+        parent = self._parent.get(pid)
+        return parent is not None and parent.target is not None
 
     def library_of_worker(self, pid: int) -> libraries.Library | None:
         """Return the library whose worker a process is, None for a process of the page's own."""

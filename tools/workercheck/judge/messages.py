@@ -120,10 +120,11 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     error = wording.clean(f"{name}: {e.message}" if e.message else name)
     thing = e.object
     what = thing or "an object"
-    kind: FindingKind = "pickle-result" if e.is_result else "pickle-task"
+    is_result = e.is_result or history.is_worker(e.pid)
+    kind: FindingKind = "pickle-result" if is_result else "pickle-task"
     message = (
-        f"a worker could not pickle its result {what} ({error})"
-        if e.is_result
+        f"a worker could not pickle {what}, and never sent it back ({error})"
+        if is_result
         else f"{what} could not be pickled, and was never sent ({error})"
     )
     message += f", for {executor}" if executor else ""
@@ -140,5 +141,5 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
         exception=e.exception or None,
         process=process,
         object=thing,
-        hint=hints.failed_dump(e, executor),
+        hint=hints.failed_dump(e, executor, is_result=is_result),
     )

@@ -55,6 +55,9 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
             continue
         if e.child in loads or (failures and _is_told(e, name, failures)):
             continue
+        end = raised.get(e.child or 0)
+        if end is not None and _says(failures, end.exception, end.message):
+            continue
         work = history.work_at(e.pid, e.place) or Work(history.cell_of_process(e.pid), None)
         if e.child is not None and history.was_ended_on_purpose(e.child):
             continue
@@ -79,16 +82,21 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
 
 def _is_told(e: ev.Unseen, name: str, failures: Sequence[Finding]) -> bool:
     """Tell whether a failure only passes on what the finding about a worker says."""
-    message = wording.clean(e.message)
     return (
         name in BROKEN
         or any(f"{broken}: " in e.message for broken in BROKEN)
         or name == "MaybeEncodingError"
         or LOADING.search(e.message) is not None
-        or any(
-            message and name == (f.exception or "").rsplit(".", 1)[-1] and message in f.message
-            for f in failures
-        )
+        or _says(failures, name, e.message)
+    )
+
+
+def _says(failures: Sequence[Finding], exception: str, message: str) -> bool:
+    """Tell whether the finding about a worker has an exception and what it says."""
+    name, message = exception.rsplit(".", 1)[-1], wording.clean(message)
+    return any(
+        message and name == (f.exception or "").rsplit(".", 1)[-1] and message in f.message
+        for f in failures
     )
 
 
@@ -192,7 +200,7 @@ def leftovers(history: History) -> list[Finding]:
                 break
             cell = history.cell_of_process(parent)
         if cell is None:
-            cell = history.cell_at_time(first.born)
+            cell = history.cell_at_birth(first.child, first.born)
         command = wording.clean(first.command)
         key = (cell, command)
         counts[key] = counts.get(key, 0) + len(group)

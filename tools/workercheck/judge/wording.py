@@ -58,8 +58,6 @@ def start_method(process: ev.ProcessStarted) -> str | None:
 def executor_from(stack: Sequence[Sequence[str]]) -> str | None:
     """Name the executor whose code was loading or making a message."""
     modules = [entry[0] for entry in stack if entry]
-    if any(entry == ["__main__", "main"] for entry in stack):
-        return "loky"
     for library in libraries.LIBRARIES:
         for module in modules:
             if module.startswith(library.modules) and not module.endswith(_GENERIC):
@@ -92,6 +90,8 @@ def object_of(e: ev.LoadFailed) -> str | None:
     if e.name and e.exception in ("ModuleNotFoundError", "ImportError"):
         inside = [name for name in e.globals if name.startswith(e.name + ".")]
         return inside[0] if inside else e.name
+    if e.importing == "__main__":
+        return "__main__"
     if e.importing:
         inside = [name for name in e.globals if name.startswith(e.importing + ".")]
         return inside[0] if inside else reader_object(e.globals) or e.importing

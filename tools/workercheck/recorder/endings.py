@@ -5,6 +5,8 @@ Each function is called with the frame of a function of a library, see `workerch
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import weakref
 
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-# Kept from before a test suite or a page can replace it.
-_open = open
+# Kept from before a test suite or a page can replace them.
+_open, _listdir = open, os.listdir
 
 _owners: list[Callable[[], Any]] = []
 """Weak references to what may still fail: threads that manage executors, pools, processes."""
@@ -121,7 +123,7 @@ def _may_fail(owner: Any) -> bool:
 # --- ended on purpose -----------------------------------------------------------------------------
 
 
-def watch_signals(os: Any) -> None:
+def watch_signals(module: Any) -> None:
     """Note each signal to another process, whichever library or page sends it."""
     me = os.getpid
 
@@ -135,9 +137,9 @@ def watch_signals(os: Any) -> None:
 
         return frameless.wrapper(real, __new__)
 
-    os.kill = watched(os.kill, False)
-    if hasattr(os, "killpg"):
-        os.killpg = watched(os.killpg, True)
+    module.kill = watched(module.kill, False)
+    if hasattr(module, "killpg"):
+        module.killpg = watched(module.killpg, True)
 
 
 def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
@@ -150,8 +152,25 @@ def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
         _signals.add((target, number))
         is_group = is_group or target <= 0
         events.write("signal-sent", child=abs(target), is_group=is_group, signal=number)
+        for child in _members_of(abs(target)) - {me} if is_group else ():
+            events.write("signal-sent", child=child, is_group=False, signal=number)
     except Exception:
         return  # what os.kill says of such arguments, it says itself
+
+
+def _members_of(group: int) -> set[int]:
+    """Return the processes of a group, where the system tells; they may have joined it late."""
+    found = set()
+    try:
+        for name in _listdir("/proc"):
+            if name.isdigit():
+                with contextlib.suppress(OSError), _open(f"/proc/{name}/stat", "rb") as file:
+                    fields = bytes(file.read()).rpartition(b") ")[2].split()
+                    if fields[0] != b"Z" and int(fields[2]) == (group or os.getpgrp()):
+                        found.add(int(name))
+    except OSError:
+        pass  # no such folder on macOS and Windows
+    return found
 
 
 def _is_dead(pid: int) -> bool:

@@ -80,7 +80,7 @@ def record_wrong(
         exception="",
         message="",
         name=name.rpartition(".")[2],
-        globals=globals_in(message),
+        globals=globals_in(message) or [name],
         raised_in=None,
         importing=None,
         found=instead,
@@ -195,7 +195,7 @@ def _frames(exc: BaseException) -> list[FrameType]:
 def _stack(frame: FrameType | None) -> list[list[str]]:
     stack: list[list[str]] = []
     while frame is not None and len(stack) < 16:
-        stack.append([str(frame.f_globals.get("__name__") or ""), frame.f_code.co_name])
+        stack.append([places.module_of(frame), frame.f_code.co_name])
         frame = frame.f_back
     return stack
 

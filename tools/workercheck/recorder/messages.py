@@ -25,6 +25,8 @@ _SHORT = 4080
 _getframe = sys._getframe
 _Builtin = type(len)
 _BUFFERS = (bytes, bytearray, memoryview)
+_STARTERS = (".forkserver", ".spawn")
+"""Modules whose functions start processes, and are never what a process is to run."""
 _WORKER_WORDS = ("multiprocessing", "loky", "engine", "worker", "mpi4py")
 """In the command line of a process that may work for another one."""
 
@@ -126,9 +128,9 @@ def watched_load(real: "Any") -> type:
             doing[0] = _IDLE
         else:
             doing[0] = _WORKING
-        if message is not None and b"__main__" in (
-            message if type(message) is bytes else bytes(message[:65536])
-        ):
+        if message is None:
+            _look_for_wrong_target(result, caller)
+        elif b"__main__" in (message if type(message) is bytes else bytes(message[:65536])):
             _look_for_wrong(message, caller)
         return result
 
@@ -241,6 +243,44 @@ def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
             failure.record_wrong(found, caller, message, _fingerprint(message))
     except Exception as exc:
         events.failed("a load", exc)
+
+
+def _look_for_wrong_target(result: "Any", caller: "FrameType | None") -> None:
+    target = getattr(result, "_target", None)
+    if target is None or not getattr(target, "__module__", "").endswith(_STARTERS):
+        return
+    try:
+        from workercheck.recorder import failure
+
+        found = ("__main__." + target.__name__, events.qualified(target) or "")
+        failure.record_wrong(found, caller, None, 0)
+    except Exception as exc:
+        events.failed("a load", exc)
+
+
+def watch_imports_of_main(module: "Any") -> None:
+    """Notice a ``__main__`` that a worker cannot import: it gets no work after that."""
+    for name in ("_fixup_main_from_name", "_fixup_main_from_path"):
+        if hasattr(module, name):
+            setattr(module, name, _watched_import(getattr(module, name)))
+
+
+def _watched_import(real: "Any") -> type:
+    def __new__(cls: type, /, *args: "Any") -> "Any":
+        try:
+            return real(*args)
+        except BaseException as exc:
+            try:
+                from workercheck.recorder import failure
+
+                _get_ready()
+                fields = failure.describe(exc, _getframe(1), None)
+                events.write("load-failed", fingerprint=0, **{**fields, "importing": "__main__"})
+            except Exception as error:
+                events.failed("the import of __main__", error)
+            return frameless.raise_later(cls, exc)
+
+    return frameless.wrapper(real, __new__)
 
 
 def _is_nested(frame: "FrameType | None") -> bool:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     """Finds the place of an object that a function of a library is about to send."""
 
 READER, CARRIER, OTHER, END, OWN = range(5)
-"""Whose a function is: the reader's, a library's that carries work, another's; the bottom; ours."""
+"""Whose a function is: the reader's, a library's that carries work, another's; the bottom of a
+worker's stack; nobody's, a wrapper through which the others are seen."""
 
 _LIMIT = 20_000
 
@@ -66,23 +67,29 @@ def kind(frame: FrameType) -> int:
 
 
 def _kind(frame: FrameType) -> int:
-    module = frame.f_globals.get("__name__")
-    module = module if type(module) is str else ""
+    module = module_of(frame)
     file = frame.f_code.co_filename
-    if module.startswith("workercheck.recorder."):
+    if module.startswith("workercheck.recorder.") or module == "decorator":
         return OWN
     if module.endswith(".cloudpickle_wrapper"):  # makes a part of a message
         return OTHER
     if module.startswith(MODULES):
         is_bottom = frame.f_code.co_name == "_bootstrap" and module.endswith(".process")
         return END if is_bottom else CARRIER
-    if file.endswith("popen_loky_posix.py"):  # runs as __main__
-        return CARRIER
     if file.startswith("<frozen") or file.startswith(_STDLIB) or any(p in file for p in _INSTALLED):
         return OTHER
     if file.startswith("<"):
-        return READER if module == "__main__" else OTHER
+        # Made by `exec`, a wrapper for one: whoever made it does what it does.
+        return READER if module == "__main__" else OWN
     return READER
+
+
+def module_of(frame: FrameType) -> str:
+    """Return the name of a frame's module, also where it runs as ``__main__`` (``python -m``)."""
+    name = frame.f_globals.get("__name__")
+    if name == "__main__":
+        name = getattr(frame.f_globals.get("__spec__"), "name", None) or name
+    return name if type(name) is str else ""
 
 
 def is_reader(frame: FrameType) -> bool:
@@ -128,7 +135,8 @@ def _remember_loop(frame: FrameType, caller: FrameType) -> None:
 def reader_of(frame: FrameType | None) -> FrameType | None:
     """Return the innermost frame of the reader's own code."""
     while frame is not None:
-        what = kind(frame)
+        known = _kinds.get(id(frame.f_code))
+        what = known[1] if known is not None else kind(frame)
         if what == READER:
             return frame
         if what == END:
@@ -236,7 +244,8 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
         resolve = resolvers.get(id(frame.f_code))
         if resolve is not None:
             return resolve(frame, thing), False
-        what = kind(frame)
+        known = _kinds.get(id(frame.f_code))
+        what = known[1] if known is not None else kind(frame)
         if what == READER:
             assert first is not None
             key = (id(frame.f_code), frame.f_lasti, id(first.f_code), cell(frame))

@@ -91,6 +91,7 @@ def start() -> None:
     monitor.on_arrival("joblib.externals.loky.backend.queues", work.watch_queues)
     for package in ("multiprocessing", "multiprocess"):
         monitor.on_arrival(f"{package}.pool", work.watch_pool)
+        monitor.on_arrival(f"{package}.spawn", messages.watch_imports_of_main)
     endings.watch_signals(os)
     children.watch_spawns(os)
     try:

@@ -20,10 +20,15 @@ _call: handles.Call | None = None
 # Kept from before a test suite or a page can replace it.
 _sleep = time.sleep
 _PAUSE = 0.0005
-_TRIES = 20
+_TRIES = 400
 _patience = 3
 
 _PUTS_TASKS = ("add_call_item_to_queue", "_sendback_result")
+
+_submissions: dict[tuple[Any, ...], tuple[int, bool, Any]] = {}
+"""By the reader's code, instruction, cell, executor and function: place, whether the reader holds
+the future, and what keeps the function's id its own."""
+_LIMIT = 20_000
 
 _put: dict[int, int] = {}
 """By the id of an object that waits in a queue, which keeps it alive: its place."""
@@ -33,23 +38,31 @@ def submitted(argument: str) -> monitor.Handler:
     """Make the handler for a method that returns the future of the function in *argument*."""
 
     def handler(frame: FrameType, future: Any) -> None:
-        if not hasattr(future, "set_exception"):
-            return  # the results themselves, where the library has waited for them
         here = frame.f_locals
-        function = here.get(argument)
-        caller = frame.f_back
-        # loky submits through the method of its base class.
-        known = handles.of(future)
-        if known is not None:
-            return
-        place = places.place(
-            caller, places.executor_of(here["self"]), function, here.get("args") or ()
+        owner, function, caller = here["self"], here.get(argument), frame.f_back
+        code = getattr(function, "__code__", None)
+        key = (
+            id(caller.f_code) if caller is not None else 0,
+            caller.f_lasti if caller is not None else 0,
+            places.cell(caller),
+            type(owner),
+            id(function if code is None else code),
         )
-        handle = handles.register(
-            future, "future", place, owned=_is_owned(caller), call=_call_of(caller)
-        )
+        known = _submissions.get(key)
+        if known is None:
+            if not hasattr(future, "set_exception") or handles.of(future) is not None:
+                return  # the results themselves, or a class that submits through its base
+            executor = places.executor_of(owner)
+            place = places.place(caller, executor, function, here.get("args") or ())
+            known = (place, _is_owned(caller), function if code is None else code)
+            # What calls from a library may be called from anywhere.
+            if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
+                _submissions[key] = known
+        handle = handles.register(future, "future", known[0], owned=known[1], call=_call_of(caller))
         # Quick work may have failed before its future was handed out.
-        handles.failed(handle, getattr(future, "_exception", None))
+        error = getattr(future, "_exception", None)
+        if error is not None:
+            handles.failed(handle, error)
 
     return handler
 
@@ -331,3 +344,4 @@ def forget() -> None:
     global _call
     _call = None
     _put.clear()
+    _submissions.clear()

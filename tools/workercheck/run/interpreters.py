@@ -49,13 +49,16 @@ def environment_of(executable: str) -> str:
     executable
         The path under which it is called. Empty, or what can be none, belongs to no environment.
     """
-    if not executable or "\0" in executable or not executable.isprintable():
+    if not executable or "\0" in executable:
         return ""
     folder = os.path.dirname(os.path.abspath(executable))  # noqa: PTH100, PTH120
-    for above in (folder, os.path.dirname(folder)):  # noqa: PTH120
-        if os.path.isfile(os.path.join(above, "pyvenv.cfg")):  # noqa: PTH113, PTH118
-            return os.path.realpath(above)
-    return str(Path(os.path.realpath(executable)).parent.parent)
+    try:
+        for above in (folder, os.path.dirname(folder)):  # noqa: PTH120
+            if os.path.isfile(os.path.join(above, "pyvenv.cfg")):  # noqa: PTH113, PTH118
+                return os.path.realpath(above)
+        return str(Path(os.path.realpath(executable)).parent.parent)
+    except ValueError:  # no file can have such a name
+        return ""
 
 
 def runs_code(argv: Sequence[str]) -> bool:

@@ -17,8 +17,9 @@ from nbclient import NotebookClient
 
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
+from workercheck.run.leftovers import end_all, end_when_only_trackers_are_left
 from workercheck.run.page import Page
-from workercheck.run.processes import ProcessTree, end_all, end_when_only_trackers_are_left
+from workercheck.run.processes import ProcessTree
 
 SHUTDOWN = 2.0
 """Seconds that a kernel gets to end before it is killed."""
@@ -131,12 +132,17 @@ class Kernel:
             if frame is not None and frame.f_locals.get("self") is self.client:
                 task.cancel()
         self.client.shutdown_kernel = "immediate" if is_cut_short else "graceful"
-        before = set(self._tree.all())
+        outside = self._tree.outside()
+        provisioner: Any = getattr(self.client.km, "provisioner", None)
+        if hasattr(provisioner, "pgid"):
+            # When the kernel takes long to end, its process group would be ended with it: whether
+            # a process is left would depend on how busy the machine is.
+            provisioner.pgid = None
         waiting = asyncio.ensure_future(end_when_only_trackers_are_left(self._tree.kernel))
         with contextlib.suppress(Exception):
             await self.client._async_cleanup_kernel()
         waiting.cancel()
-        await end_all(self._tree, self._evidence, before, is_cut_short=is_cut_short)
+        await end_all(self._tree, self._evidence, outside, is_cut_short=is_cut_short)
 
 
 def plain(text: str) -> str:

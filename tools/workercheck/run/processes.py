@@ -1,8 +1,7 @@
-"""The processes of a run: which there are, who started them, and how they are ended."""
+"""The processes of a run: which there are, and who started them."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses as dc
 import os
@@ -13,13 +12,8 @@ from pathlib import Path
 import psutil
 
 from workercheck.evidence import records as ev
-from workercheck.evidence.reader import Evidence
 from workercheck.run import reaper
 
-GONE_WITHIN = 5.0
-"""Seconds that a page's processes get to end after their kernel has."""
-
-_POLL = 0.1
 _CLOCK_ERROR = 1.5
 """Seconds by which the time may be wrong at which a process began: the system rounds."""
 
@@ -100,6 +94,20 @@ class ProcessTree:
             found.setdefault(process.pid, process)
         return found
 
+    def outside(self) -> set[int]:
+        """Return the pids of those that the kernel does not end when it is asked to end.
+
+        ipykernel ends the processes below it in its own process group.
+        """
+        outside = set(self.all())
+        if self.kernel is not None:
+            outside.discard(self.kernel.pid)
+            with contextlib.suppress(psutil.Error):
+                group = _group(self.kernel.pid)
+                below = self.kernel.children(recursive=True)
+                outside -= {process.pid for process in below if _group(process.pid) == group}
+        return outside
+
     def parents(self, pid: int) -> list[int]:
         """Return the pids above a process as long as they are known, the nearest first."""
         found: list[int] = []
@@ -148,79 +156,6 @@ class _Seen:
     session: int
 
 
-async def end_all(
-    tree: ProcessTree, evidence: Evidence, before: set[int], *, is_cut_short: bool
-) -> None:
-    """End what outlives the kernel.
-
-    Parameters
-    ----------
-    tree
-        The processes of the run.
-    evidence
-        Where an event is written for each.
-    before
-        Those that ran before the shutdown, by pid. A pool replaces the workers that ipykernel
-        ends, up to the kernel's own end; the new ones are nobody's fault.
-    is_cut_short
-        Whether the page was stopped on its way: then nothing gets time to end by itself, and what
-        is left is no fault of it.
-    """
-    deadline = time.monotonic() + (0.0 if is_cut_short else GONE_WITHIN)
-    while (left := tree.all()) and time.monotonic() < deadline:
-        for process in left.values():
-            with contextlib.suppress(psutil.Error):
-                if process.pid not in before and not is_tracker(process):
-                    process.kill()
-        await asyncio.sleep(_POLL)
-        tree.learn(evidence.read())
-    told: set[int] = set()
-    for _ in range(10):  # one may have started another before it was ended
-        for process in left.values():
-            with contextlib.suppress(psutil.Error):
-                command = " ".join(process.cmdline())[:200]
-                # A tracker only waits for the others.
-                is_fault = not (is_cut_short or is_tracker(process) or process.pid in told)
-                process.kill()
-                told.add(process.pid)
-                if is_fault:
-                    evidence.append(
-                        ev.Leftover,
-                        child=process.pid,
-                        parents=tree.parents(process.pid),
-                        command=command,
-                        born=tree.born(process),
-                    )
-        if not left:
-            break
-        await asyncio.sleep(_POLL / 2)
-        left = tree.all()
-
-
-async def end_when_only_trackers_are_left(kernel: psutil.Process | None) -> None:
-    """End a kernel that waits for nothing but resource trackers.
-
-    ipykernel ends its children before itself, by SIGTERM, which a tracker ignores: it goes by
-    itself when nobody is left to track for. Every page with a pool has one.
-    """
-    with contextlib.suppress(psutil.Error):
-        while kernel is not None:
-            await asyncio.sleep(_POLL)
-            left = [
-                child
-                for child in kernel.children(recursive=True)
-                if child.status() != psutil.STATUS_ZOMBIE
-            ]
-            if left and all(map(is_tracker, left)):
-                kernel.terminate()
-                return
-
-
-def is_tracker(process: psutil.Process) -> bool:
-    """Tell whether a process is a resource tracker of multiprocessing, or of a library like it."""
-    return "resource_tracker" in " ".join(process.cmdline())
-
-
 def is_alive(pid: int, moment: float) -> bool:
     """Tell whether the process still runs that had a pid at a time."""
     seen = _see(pid)
@@ -244,6 +179,13 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except (OSError, AttributeError):
+        return 0
 
 
 def _session(pid: int) -> int:

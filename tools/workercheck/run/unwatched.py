@@ -17,7 +17,8 @@ from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import events as _events
 from workercheck.run import interpreters
-from workercheck.run.processes import ProcessTree, is_alive, is_tracker
+from workercheck.run.leftovers import is_tracker
+from workercheck.run.processes import ProcessTree, is_alive
 
 UNWATCHED_AFTER = 2.0
 """Seconds after which a Python process that has not said that it watches does not."""
