@@ -364,6 +364,8 @@ def parse(line: str) -> Event:
 
 def _has_type(value: object, hint: Any) -> bool:
     """Tell whether a value read from JSON is of the type that a field declares."""
+    if type(value) is hint:
+        return True
     origin = typing.get_origin(hint)
     if origin is types.UnionType:
         return any(_has_type(value, option) for option in typing.get_args(hint))
@@ -374,9 +376,7 @@ def _has_type(value: object, hint: Any) -> bool:
         return type(value) is dict and all(
             type(key) is str and type(one) is str for key, one in value.items()
         )
-    if hint is float:
-        return type(value) in (float, int)
-    return type(value) is hint
+    return hint is float and type(value) is int
 
 
 def loads(text: str) -> list[Event]:

@@ -161,8 +161,11 @@ def _has_failed(history: History) -> bool:
 def _processes(history: History) -> list[Finding]:
     found = []
     for e in history.of(ev.Unwatched):
-        # One that said it was watching after all was only slow to start, on a busy machine.
-        if history.kernel is None or e.child in history.started:
+        # One that said later that it watches was only slow to start, on a busy machine; one that
+        # had said so before has become another program.
+        started = history.started.get(e.child)
+        is_late = started is not None and history.order(started) > history.order(e)
+        if history.kernel is None or is_late:
             continue
         cell = history.cell_of_process(e.child)
         cell = cell if cell is not None else history.cell_at(e)

@@ -78,7 +78,9 @@ def _merge(failures: Sequence[Finding]) -> list[Finding]:
     """Keep one finding for each cause, in order, and say how many processes met it."""
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for failure in failures:
-        cause = (failure.kind, failure.line, failure.object, failure.exception, failure.message)
+        # Messages of one cause may name a number or an address that changes each time.
+        what = failure.object or failure.message
+        cause = (failure.kind, failure.line, what, failure.exception)
         groups.setdefault(cause, []).append(failure)
     merged = []
     for group in groups.values():

@@ -30,7 +30,7 @@ DOING_SIZE = 4096
 SENT_RECORD = Struct("<QQQQ")
 """The fingerprint of a message, its place, the fingerprint of the message that it answers, and its
 number among the messages of the process, from 1 on."""
-SENT_COUNT = 8192
+SENT_COUNT = 2048
 """Records in the ring."""
 
 REPLY = 1 << 32

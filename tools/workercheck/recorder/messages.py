@@ -111,7 +111,7 @@ def watched_load(real: "Any") -> type:
                 _load_failed(exc, caller, message)
                 return frameless.raise_later(cls, exc)
         if message is None:
-            doing[0] = _LOADING
+            _mapped.pack_doing(doing, 0, _LOADING, 0)
         elif len(message) <= _SHORT:
             doing[16 : 16 + len(message)] = message
             _mapped.pack_doing(doing, 0, _LOADING, _crc32(message) << 32 | len(message) or 1)

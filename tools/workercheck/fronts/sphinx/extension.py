@@ -20,7 +20,6 @@ from workercheck.fronts.sphinx import read_page as pages
 from workercheck.fronts.sphinx.handover import Handover
 from workercheck.fronts.sphinx.progress import Progress
 from workercheck.judge import remains, rules
-from workercheck.judge.finding import Finding
 from workercheck.judge.history import History
 from workercheck.report import gate, provenance
 from workercheck.report import record as report
@@ -145,7 +144,7 @@ class Check:
                 self._leave_alone(app, env, page, reported)
                 continue
             run = self.cache.load(page)
-            if run is not None and all(f.expected for f in _judge(run)):
+            if run is not None and _passes(run):
                 self._take(env, run, cached=True)
             else:
                 to_run.append(page)
@@ -241,12 +240,21 @@ class Check:
         reported.executed = True
         reported.cached = cached
         reported.seconds = run.seconds
-        history = History(run.page, run.events)
-        reported.executors = history.executors()
-        reported.started = history.workers()
-        reported.workers = sum(reported.started.values())
-        provenance.describe(reported, run.page, history)
-        reported.findings = rules.judge(history)
+        try:
+            history = History(run.page, run.events)
+            reported.executors = history.executors()
+            reported.started = history.workers()
+            reported.workers = sum(reported.started.values())
+            provenance.describe(reported, run.page, history)
+            reported.findings = rules.judge(history)
+        except Exception as exc:  # it must not end the build, nor pass the page
+            LOGGER.debug("workercheck: %s", run.page.docname, exc_info=True)
+            reported.findings = [
+                remains.not_watched(
+                    f"its evidence could not be judged ({type(exc).__name__}: {exc})",
+                    "Report it to workercheck, with the page and what `sphinx-build -vv` says.",
+                )
+            ]
         env.workercheck_modules[run.page.docname] = modules(run.events)
         try:
             self.handover.give(run)
@@ -376,8 +384,12 @@ class Check:
         )
 
 
-def _judge(run: Run) -> list[Finding]:
-    return rules.judge(History(run.page, run.events))
+def _passes(run: Run) -> bool:
+    """Tell whether a kept run is still good under the page as it is now."""
+    try:
+        return all(f.expected for f in rules.judge(History(run.page, run.events)))
+    except Exception:
+        return False
 
 
 def _exclude(env: _Environment, path: Path) -> None:
