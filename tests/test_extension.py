@@ -29,7 +29,7 @@ def test_swallowed_failure_fails_the_build_with_place_object_and_way_out(site: S
         in build.log
     )
     assert "sent through concurrent.futures.ProcessPoolExecutor under forkserver" in build.log
-    assert "move area into a module" in build.log
+    assert "Move area into a module" in build.log
     assert build.page("later")["executed"]
     assert 1 == gate(build.outdir).returncode
 

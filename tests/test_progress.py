@@ -25,7 +25,9 @@ def page(docname: str, cells: int = 1) -> Page:
         docname=docname,
         path=Path(f"{docname}.md"),
         notebook=nbformat.v4.new_notebook(),
-        cells=tuple(Cell(i, i + 1, frozenset(), "1") for i in range(cells)),
+        cells=tuple(
+            Cell(position=i, line=i + 1, tags=frozenset(), source="1") for i in range(cells)
+        ),
         why_not_executed=None,
         force=False,
         in_temp=False,

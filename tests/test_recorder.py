@@ -10,8 +10,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from workercheck.evidence import mapped
 from workercheck.evidence import records as ev
+from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import failure as _failure
 
@@ -139,8 +139,8 @@ def test_forked_child_says_that_it_watches(evidence: Evidence) -> None:
 
 def test_death_during_a_load_leaves_its_mark(evidence: Evidence) -> None:
     python(TRANSPORT.format(message=b"cos\n_exit\n(I3\ntR.") + "receiver.recv()", evidence)
-    (ended,) = mapped.ended_at_work(evidence.folder, lambda pid: False)
-    assert (True, ["os._exit"]) == (ended.is_loading, ended.globals)
+    (ended,) = MappedFiles(evidence.folder).ended_at_work(lambda pid, moment: False)
+    assert (True, ["os._exit"]) == (ended["is_loading"], ended["globals"])
 
 
 def test_a_load_that_failed_is_joined_to_the_code_that_sent_the_message(evidence: Evidence) -> None:

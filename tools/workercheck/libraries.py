@@ -288,6 +288,8 @@ LIBRARIES = (
                 ("LoadBalancedView._really_apply", "submit f"),
             ),
             "ipyparallel.client.asyncresult": (("AsyncResult.get", "future-asked"),),
+            # What a task raises is sent back without a pickle.
+            "ipyparallel.engine.kernel": (("IPythonParallelKernel.do_apply", "task-done"),),
         },
         commands=((r"\bipyparallel\.engine(?!\.)", "ipyparallel"),),
         service=r"-m ipyparallel\b",
@@ -318,13 +320,6 @@ LIBRARIES = (
         "mpire",
         modules=("mpire.",),
         public={"mpire": "mpire.WorkerPool"},
-        functions={
-            "mpire.async_result": (
-                ("AsyncResult.__init__", "result-made"),
-                ("AsyncResult._set", "outcome-set"),
-                ("AsyncResult.get", "result-asked"),
-            ),
-        },
     ),
     Library(
         "anyio", modules=("anyio.to_process", "anyio.to_interpreter"), public={"anyio": "anyio"}

@@ -273,7 +273,7 @@ class History:
         for place in self.of(ev.Place):
             name = libraries.public(place.executor)
             # MPI never works for the page's own process, only for a script that the page runs.
-            of_page = place.pid == kernel or name == _MPI
+            of_page = (place.pid == kernel and (place.file or place.through)) or name == _MPI
             if of_page and libraries.library_of(place.executor) is not None:
                 found.append(name)
         return [name for name in dict.fromkeys(found) if not name.endswith(".Pipe")]

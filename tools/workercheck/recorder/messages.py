@@ -182,6 +182,12 @@ def message_made(frame: "FrameType", result: "Any") -> None:
     _note_sent(result, frame.f_back, (frame.f_locals.get("x"),))
 
 
+def task_done(_frame: "FrameType", _: "Any") -> None:
+    """Note that this worker is done with its message."""
+    if _doing is not None:
+        _doing[0] = _IDLE
+
+
 def _classify(frame: "FrameType") -> bool:
     _get_ready()
     code = frame.f_code

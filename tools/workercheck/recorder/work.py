@@ -185,13 +185,6 @@ def result_set(frame: FrameType, _: Any) -> None:
             handles.asked(handle)
 
 
-def outcome_set(frame: FrameType, _: Any) -> None:
-    """Note the failure of a result whose outcome comes as ``success`` and ``result``."""
-    here = frame.f_locals
-    if not here["success"]:
-        handles.failed(handles.of(here["self"]), here["result"])
-
-
 def item_set(frame: FrameType, _: Any) -> None:
     """Note the failure of one item of an iterator over the results of a Pool."""
     here = frame.f_locals
