@@ -68,7 +68,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return site.build()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("path", FAULTS, ids=[path.stem for path in FAULTS])
 def test_fault_is_found(built: Build, path: Path, record_property) -> None:
     record_property("executor", executor(path))
@@ -84,7 +84,7 @@ def test_fault_is_found(built: Build, path: Path, record_property) -> None:
     assert {(f["kind"], f["line"], f["object"]) for f in wanted if "object" in f} <= objects
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("path", HEALTHY, ids=[path.stem for path in HEALTHY])
 def test_healthy_page_is_not_accused(built: Build, path: Path, record_property) -> None:
     record_property("executor", executor(path))
@@ -97,7 +97,7 @@ def test_healthy_page_is_not_accused(built: Build, path: Path, record_property) 
 REPORTED = [path for path in (*FAULTS, *HEALTHY) if "executors" in front_matter(path)]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("path", REPORTED, ids=[path.stem for path in REPORTED])
 def test_report_lists_each_executor_with_its_workers(built: Build, path: Path) -> None:
     if not runs_here(path):
@@ -113,14 +113,14 @@ def test_report_lists_each_executor_with_its_workers(built: Build, path: Path) -
         )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_build_with_faults_fails_after_all_pages_ran(built: Build) -> None:
     assert 1 == built.status
     assert sum(map(runs_here, [*FAULTS, *HEALTHY])) == len(built.report["pages"])
     assert 1 == built.log.count("ERROR: workercheck:")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_no_page_waits_for_its_timeout(built: Build) -> None:
     seconds = {
         page["docname"]: page["seconds"]

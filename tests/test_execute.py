@@ -158,8 +158,19 @@ def outputs(html: str) -> list[str]:
     return re.findall(r'<div class="cell_output.*?</div>\s*</div>', html, re.DOTALL)
 
 
+LOGS = ("dask", "pebble")
+"""Libraries that write to the log when a busy machine is late: a build may have it or not."""
+
+
+def without_logs(name: str, found: list[str]) -> list[str]:
+    """Return the outputs of a page that do not depend on how busy the machine is."""
+    if not name.startswith(LOGS):
+        return found
+    return re.findall(r'<div class="output stream.*?</pre>', "".join(found), re.DOTALL)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_page_shows_the_same_with_the_recorder_and_without(tmp_path: Path) -> None:
     pages = [path for path in HEALTHY if runs_here(path)]
     shown = {}
@@ -174,7 +185,10 @@ def test_page_shows_the_same_with_the_recorder_and_without(tmp_path: Path) -> No
         build = site.build("-j", "4")
         assert 0 == build.status, build.log
         shown[name] = {
-            path.stem: outputs((build.outdir / f"{path.stem}.html").read_text()) for path in pages
+            path.stem: without_logs(
+                path.stem, outputs((build.outdir / f"{path.stem}.html").read_text())
+            )
+            for path in pages
         }
     assert sum(map(len, shown["stock"].values())) > 20
     assert shown["stock"] == shown["watched"]
