@@ -60,7 +60,6 @@ class Evidence:
         """Events that are in a file that has to be read again, and were read."""
         self._explained = 0
         """Events, from the first on, whose messages were looked up."""
-        self._looked_up: set[int] = set()
         self._not_found: set[int] = set()
 
     def create(self) -> Evidence:
@@ -204,14 +203,16 @@ class Evidence:
     def _not_explained(self) -> set[int]:
         events = self._events[self._explained :]
         self._explained = len(self._events)
-        return {_fingerprint(event) for event in events} - self._looked_up
+        # Again for each event: two cells may send the same bytes, one after the other.
+        return {_fingerprint(event) for event in events}
 
     def _look_up(self, wanted: set[int]) -> bool:
         """Write who sent messages, and for a result who sent the task; tell if any was found."""
         any_found = False
-        while wanted := wanted - {0}:
+        looked_up = {0}
+        while wanted := wanted - looked_up:
             found = self._mapped.who_sent(wanted)
-            self._looked_up |= wanted
+            looked_up |= wanted
             self._not_found = (self._not_found | wanted) - found.keys()
             for fingerprint, sent in found.items():
                 any_found = True
@@ -222,7 +223,7 @@ class Evidence:
                     place=sent.place,
                     reply_to=sent.reply_to,
                 )
-            wanted = {sent.reply_to for sent in found.values()} - self._looked_up
+            wanted = {sent.reply_to for sent in found.values()}
         return any_found
 
 

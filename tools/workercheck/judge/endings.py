@@ -47,7 +47,7 @@ class _Deaths:
                 if library is None or not library.answers:
                     continue  # nothing tells whether it had finished
             thing = wording.reader_object(e.globals)
-            work = self.history.work_of_message(e.fingerprint) if e.fingerprint else None
+            work = self.history.work_of_message(e.fingerprint, e) if e.fingerprint else None
             if work is None or work.cell is None:
                 work = self.history.work_of_process(e.child)
             what = f"a worker died while it unpickled {thing or 'a message'}"
@@ -99,7 +99,7 @@ class _Deaths:
 
     def _exits(self) -> None:
         before_work: dict[object, list[ev.Exited]] = {}
-        last_message = {e.child: e.fingerprint for e in self.history.of(ev.EndedAtWork)}
+        last_message = {e.child: e for e in self.history.of(ev.EndedAtWork)}
         for e in self.history.of(ev.Exited):
             if (
                 e.child in self.explained
@@ -107,7 +107,8 @@ class _Deaths:
                 or self.history.is_after_shutdown(e)
             ):
                 continue
-            work = self.history.work_of_message(last_message.get(e.child, 0))
+            last = last_message.get(e.child)
+            work = self.history.work_of_message(last.fingerprint, last) if last else None
             library = libraries.library_of(e.target) if _is_library(e.target) else None
             if library is not None and library.answers:
                 # Idle, or before its first task: an executor replaces it, and nothing is lost

@@ -110,7 +110,10 @@ def failed_dump(e: ev.PickleFailed, executor: str | None, *, is_result: bool) ->
     if is_result:
         return f"Return plain data that pickle can store, instead of {name}."
     if library is not None and library.by_value:
-        return f"Send plain data, or give the class of {name} a __reduce__."
+        return (
+            f"Send plain data: something in {name}, or that it refers to, cannot be pickled, such "
+            "as a lock, a file or a generator. Make it inside the worker."
+        )
     return (
         f"Move {name} to the top level of a module, send plain data instead, or hand the work to "
         "loky, which pickles functions by value."

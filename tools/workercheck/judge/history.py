@@ -73,10 +73,9 @@ class History:
         self._cell_of_number = {e.number: e.cell for e in self.ended if e.number is not None}
         self._places = {(e.pid, e.id): e for e in self.of(ev.Place)}
         self._parent = {e.child: e for e in self.of(ev.ChildStarted)}
-        self._sent: dict[int, ev.MessageSent] = {}
+        self._sent: dict[int, list[ev.MessageSent]] = {}
         for sent in self.of(ev.MessageSent):
-            if sent.place or sent.reply_to or sent.fingerprint not in self._sent:
-                self._sent[sent.fingerprint] = sent
+            self._sent.setdefault(sent.fingerprint, []).append(sent)
         self._shutdown = min(
             (self._order[id(e)] for e in self.of(ev.ShutdownStarted)), default=len(events)
         )
@@ -154,12 +153,27 @@ class History:
         place = self._places.get((pid, number))
         return Work(self._cell_of_place(place), place) if place is not None else None
 
-    def work_of_message(self, fingerprint: int) -> Work | None:
-        """Return the work that a message carried, or answered, None where it is not known."""
-        sent = self._sent.get(fingerprint)
+    def work_of_message(self, fingerprint: int, event: ev.Event) -> Work | None:
+        """Return the work that a message carried, or answered, None where it is not known.
+
+        Parameters
+        ----------
+        fingerprint
+            Of the message.
+        event
+            What became of it: two cells may have sent the same bytes, one after the other.
+        """
+        sent = self._sent_of(fingerprint, event)
         if sent is not None and sent.reply_to:
-            sent = self._sent.get(sent.reply_to)
+            sent = self._sent_of(sent.reply_to, event)
         return self.work_at(sent.sender, sent.place) if sent is not None else None
+
+    def _sent_of(self, fingerprint: int, event: ev.Event) -> ev.MessageSent | None:
+        """Return who sent a message: what was looked up for the event stands next after it."""
+        found = self._sent.get(fingerprint, [])
+        order = self._order[id(event)]
+        later = [sent for sent in found if self._order[id(sent)] > order]
+        return next(iter(later or found[-1:]), None)
 
     def work_of_process(self, pid: int) -> Work | None:
         """Return the work for which a process was started, None where it is not known."""

@@ -76,7 +76,7 @@ def _is_result(e: ev.LoadFailed, kernel: int | None) -> bool:
 
 def _work_of_load(history: History, e: ev.LoadFailed, is_result: bool) -> Work:
     """Return who handed the work out, by the message, or by the process that it started."""
-    work = history.work_of_message(e.fingerprint) if e.fingerprint else None
+    work = history.work_of_message(e.fingerprint, e) if e.fingerprint else None
     if work is None and not is_result and _starts_its_process(e):
         work = history.work_of_process(e.pid)
     if work is not None and work.cell is not None:
@@ -105,7 +105,7 @@ def failed_dumps(history: History) -> list[Finding]:
 
 def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     work = (
-        history.work_of_message(e.reply_to)
+        history.work_of_message(e.reply_to, e)
         if e.reply_to
         else history.work_at(e.pid, e.place)
         if e.place
