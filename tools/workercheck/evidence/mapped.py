@@ -77,11 +77,20 @@ class MappedFiles:
         self._rings: list[tuple[_File, bytes]] = []
         """What processes sent that are gone. A file of each would fill the disk."""
 
-    def who_sent(self, fingerprints: Collection[int]) -> dict[int, Sent]:
+    def who_sent(
+        self, fingerprints: Collection[int], before: float = float("inf")
+    ) -> dict[int, Sent]:
         """Look messages up by their fingerprints; those that nobody sent are left out.
 
         Of the messages of a process with the same bytes, the latest counts; of several processes,
         one that knew for which work it was.
+
+        Parameters
+        ----------
+        fingerprints
+            Of the messages.
+        before
+            Nanoseconds since the epoch: what was sent later is another message.
         """
         found: dict[int, Sent] = {}
         wanted = set(fingerprints) - {0}
@@ -89,7 +98,7 @@ class MappedFiles:
             return found
         rings = [(file, file.read()) for file in self._files() if file.kind == _mapped.SENT]
         for file, ring in sorted([*self._rings, *rings], key=lambda ring: ring[0].ns):
-            for fingerprint, sent in _latest(file.pid, ring, wanted).items():
+            for fingerprint, sent in _latest(file.pid, ring, wanted, before).items():
                 if sent.is_known or fingerprint not in found:
                     found[fingerprint] = sent
         return found
@@ -130,14 +139,14 @@ class MappedFiles:
                         yield _File(match[1], int(match[2]), int(match[3]), entry.path)
 
 
-def _latest(pid: int, ring: bytes, wanted: set[int]) -> dict[int, Sent]:
+def _latest(pid: int, ring: bytes, wanted: set[int], before: float) -> dict[int, Sent]:
     found: dict[int, tuple[int, Sent]] = {}
     ring += bytes(-len(ring) % _RECORD.size)
-    for fingerprint, place, reply_to, number in _RECORD.iter_unpack(ring):
-        if fingerprint in wanted and number > found.get(fingerprint, (0,))[0]:
+    for fingerprint, place, reply_to, moment in _RECORD.iter_unpack(ring):
+        if fingerprint in wanted and found.get(fingerprint, (1,))[0] <= moment <= before:
             is_reply = bool(place & _mapped.REPLY)
             sent = Sent(pid, place & (_mapped.REPLY - 1), reply_to if is_reply else 0)
-            found[fingerprint] = number, sent
+            found[fingerprint] = moment, sent
     return {fingerprint: sent for fingerprint, (_, sent) in found.items()}
 
 

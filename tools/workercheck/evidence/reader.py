@@ -60,7 +60,7 @@ class Evidence:
         """Events that are in a file that has to be read again, and were read."""
         self._explained = 0
         """Events, from the first on, whose messages were looked up."""
-        self._not_found: set[int] = set()
+        self._not_found: set[tuple[int, float]] = set()
 
     def create(self) -> Evidence:
         """Make the files that the recorder expects.
@@ -200,30 +200,33 @@ class Evidence:
             self._is_damaged = True
             self._events.append(Damaged(pid=0, time=time.time(), reason=reason))
 
-    def _not_explained(self) -> set[int]:
+    def _not_explained(self) -> set[tuple[int, float]]:
         events = self._events[self._explained :]
         self._explained = len(self._events)
         # Again for each event: two cells may send the same bytes, one after the other.
-        return {_fingerprint(event) for event in events}
+        return {(_fingerprint(event), event.time * 1e9) for event in events if _fingerprint(event)}
 
-    def _look_up(self, wanted: set[int]) -> bool:
+    def _look_up(self, wanted: set[tuple[int, float]]) -> bool:
         """Write who sent messages, and for a result who sent the task; tell if any was found."""
         any_found = False
-        looked_up = {0}
-        while wanted := wanted - looked_up:
-            found = self._mapped.who_sent(wanted)
-            looked_up |= wanted
-            self._not_found = (self._not_found | wanted) - found.keys()
-            for fingerprint, sent in found.items():
+        for fingerprint, before in sorted(wanted):
+            self._not_found.discard((fingerprint, before))
+            number, looked_up = fingerprint, {0}
+            while number not in looked_up:
+                looked_up.add(number)
+                sent = self._mapped.who_sent({number}, before).get(number)
+                if sent is None:
+                    self._not_found.add((fingerprint, before))
+                    break
                 any_found = True
                 self.append(
                     MessageSent,
-                    fingerprint=fingerprint,
+                    fingerprint=number,
                     sender=sent.sender,
                     place=sent.place,
                     reply_to=sent.reply_to,
                 )
-            wanted = {sent.reply_to for sent in found.values()}
+                number = sent.reply_to
         return any_found
 
 

@@ -76,6 +76,13 @@ class History:
         self._sent: dict[int, list[ev.MessageSent]] = {}
         for sent in self.of(ev.MessageSent):
             self._sent.setdefault(sent.fingerprint, []).append(sent)
+        self._turns: dict[int, int] = {}
+        """By the id of an event about a message: how many came before it about the same bytes."""
+        counts: dict[int, int] = {}
+        for event in events:
+            if isinstance(event, ev.LoadFailed | ev.EndedAtWork):
+                self._turns[id(event)] = counts.get(event.fingerprint, 0)
+                counts[event.fingerprint] = self._turns[id(event)] + 1
         self._shutdown = min(
             (self._order[id(e)] for e in self.of(ev.ShutdownStarted)), default=len(events)
         )
@@ -163,17 +170,16 @@ class History:
         event
             What became of it: two cells may have sent the same bytes, one after the other.
         """
-        sent = self._sent_of(fingerprint, event)
+        # Each event about a message has its own look-up, in the same order.
+        turn = self._turns.get(id(event), 0)
+        sent = self._sent_of(fingerprint, turn)
         if sent is not None and sent.reply_to:
-            sent = self._sent_of(sent.reply_to, event)
+            sent = self._sent_of(sent.reply_to, turn)
         return self.work_at(sent.sender, sent.place) if sent is not None else None
 
-    def _sent_of(self, fingerprint: int, event: ev.Event) -> ev.MessageSent | None:
-        """Return who sent a message: what was looked up for the event stands next after it."""
+    def _sent_of(self, fingerprint: int, turn: int) -> ev.MessageSent | None:
         found = self._sent.get(fingerprint, [])
-        order = self._order[id(event)]
-        later = [sent for sent in found if self._order[id(sent)] > order]
-        return next(iter(later or found[-1:]), None)
+        return found[min(turn, len(found) - 1)] if found else None
 
     def work_of_process(self, pid: int) -> Work | None:
         """Return the work for which a process was started, None where it is not known."""

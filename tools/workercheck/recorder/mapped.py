@@ -28,8 +28,8 @@ DOING_HEAD = Struct("<B7xQ")
 DOING_SIZE = 4096
 
 SENT_RECORD = Struct("<QQQQ")
-"""The fingerprint of a message, its place, the fingerprint of the message that it answers, and its
-number among the messages of the process, from 1 on."""
+"""The fingerprint of a message, its place, the fingerprint of the message that it answers, and when
+it was made, in nanoseconds since the epoch."""
 SENT_COUNT = 2048
 """Records in the ring."""
 
@@ -85,7 +85,7 @@ def sent(message_fingerprint: int, place: int, reply_to: int) -> None:
     ring = _sent or _map_sent()
     offset = _written % SENT_COUNT * 32
     _written += 1
-    _pack_record(ring, offset, message_fingerprint, place, reply_to, _written)
+    _pack_record(ring, offset, message_fingerprint, place, reply_to, _time_ns())
 
 
 def forget() -> None:
