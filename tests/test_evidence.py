@@ -333,7 +333,7 @@ def test_result_is_followed_to_its_task(two_processes: Evidence) -> None:
     assert [(result, 0, task), (task, 3, 0)] == sent(two_processes.read())
     two_processes.append(ev.LoadFailed, **load_failed(result))
     two_processes.append(ev.LoadFailed, **load_failed(task))
-    assert 2 == len(sent(two_processes.read(final=True)))
+    assert 2 == len(set(sent(two_processes.read(final=True))))
 
 
 def test_message_that_nobody_sent_is_looked_up_again_at_the_end(evidence: Evidence) -> None:

@@ -114,7 +114,9 @@ class Evidence:
             tampered with, is `Damaged` in it.
         """
         self._take(final)
-        wanted = self._not_explained() | (self._not_found if final else set())
+        wanted = self._not_explained()
+        if final:  # also what was sent later, by a clock that has been set back meanwhile
+            wanted |= {(fingerprint, float("inf")) for fingerprint, _ in self._not_found}
         while self._look_up(wanted):
             self._take(final)
             wanted = self._not_explained()
