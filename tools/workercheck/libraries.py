@@ -94,8 +94,6 @@ _EXECUTOR = (
     ("_ExecutorManagerThread.terminate_broken", "pool-broken"),
 )
 
-_FORKING_PICKLER = ("ForkingPickler.dumps", "dump")
-
 
 def _multiprocessing(package: str) -> "dict[str, list[tuple[str, str]]]":
     """Return the functions of `multiprocessing`, or of a package with the same modules."""

@@ -147,12 +147,6 @@ class History:
         running = [e.cell for e in self.of(ev.CellStarted) if e.time <= born]
         return running[-1] if running else None
 
-    def cell_of_message(self, message_id: str | None, event: ev.Event) -> int | None:
-        """Return the cell behind a message id; one without an answer is the last that ran."""
-        if message_id in self._cell_of_message:
-            return self._cell_of_message[message_id]
-        return self.cell_at(event)
-
     # --- who handed it out ---
 
     def work_at(self, pid: int, number: int) -> Work | None:

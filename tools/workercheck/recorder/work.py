@@ -146,10 +146,6 @@ def thread_pool_made(frame: FrameType, _: Any) -> None:
 # --- Pool -----------------------------------------------------------------------------------------
 
 
-def _is_thread_pool(pool: Any) -> bool:
-    return any(cls.__name__ == "ThreadPool" for cls in type(pool).__mro__)
-
-
 def result_made(frame: FrameType, _: Any) -> None:
     """Note the result, or the iterator over results, that a Pool is about to return."""
     here = frame.f_locals
