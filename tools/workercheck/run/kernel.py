@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import nbformat
 from nbclient import NotebookClient
 
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
+from workercheck.run import internals
 from workercheck.run.leftovers import end_all, end_when_only_trackers_are_left
 from workercheck.run.page import Page
 from workercheck.run.processes import ProcessTree
@@ -91,7 +92,7 @@ class Kernel:
         await client.async_start_new_kernel(
             env=os.environ | self._evidence.environ, cwd=str(cwd), stdout=log, stderr=log
         )
-        if pid := getattr(getattr(client.km, "provisioner", None), "pid", None):
+        if pid := internals.kernel_pid(client):
             self._tree.begin(pid, time.time())
         await client.async_start_new_kernel_client()
         assert client.kc is not None
@@ -126,21 +127,16 @@ class Kernel:
             As for `end_all`.
         """
         self._evidence.append(ev.ShutdownStarted)
-        for task in asyncio.all_tasks():
-            # nbclient forgets the one that asks whether the kernel lives, after a timeout.
-            frame: Any = getattr(task.get_coro(), "cr_frame", None)
-            if frame is not None and frame.f_locals.get("self") is self.client:
-                task.cancel()
+        for task in internals.forgotten_tasks(self.client):
+            task.cancel()
         self.client.shutdown_kernel = "immediate" if is_cut_short else "graceful"
         outside = self._tree.outside()
-        provisioner: Any = getattr(self.client.km, "provisioner", None)
-        if hasattr(provisioner, "pgid"):
-            # When the kernel takes long to end, its process group would be ended with it: whether
-            # a process is left would depend on how busy the machine is.
-            provisioner.pgid = None
+        # With the kernel's process group, its processes would be ended: whether one is left would
+        # depend on how busy the machine is.
+        internals.spare_process_group(self.client)
         waiting = asyncio.ensure_future(end_when_only_trackers_are_left(self._tree.kernel))
         with contextlib.suppress(Exception):
-            await self.client._async_cleanup_kernel()
+            await internals.end_kernel(self.client)
         waiting.cancel()
         await end_all(self._tree, self._evidence, outside, is_cut_short=is_cut_short)
 

@@ -1,0 +1,94 @@
+"""The settings in ``conf.py``, checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sphinx.errors import ConfigError
+from sphinx.util import logging
+
+from workercheck.fronts.sphinx import internals
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.config import Config
+
+LOGGER = logging.getLogger(__name__)
+
+_LIKE_A_SETTING = 0.85
+"""How much a name must be like a setting's to be taken for a slip, 1 being the same."""
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_duration(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+_SETTINGS: Mapping[str, tuple[object, Callable[[object], bool], str]] = {
+    # As many as Sphinx's -j says, else one more than there are cores.
+    "workercheck_jobs": (0, _is_count, "a whole number of pages, 0 for the default"),
+    # What nb_execution_timeout says.
+    "workercheck_timeout": (0, _is_duration, "a number of seconds, 0 for nb_execution_timeout"),
+    "workercheck_allow_unexecuted": (
+        [],
+        _is_list_of_text,
+        'a list of patterns of page names, like ["old/*"]',
+    ),
+    "workercheck_packages": ([], _is_list_of_text, 'a list of package names, like ["numpy"]'),
+}
+"""Each setting with its default, its check, and what is allowed in words."""
+
+
+def register(app: Sphinx) -> None:
+    """Tell Sphinx of the settings.
+
+    "html": they are part of ``.buildinfo``, which so tells whether this extension was on. Of any
+    type, for Sphinx only warns of a wrong one, and builds with it.
+    """
+    for name, (default, _, _) in _SETTINGS.items():
+        app.add_config_value(name, default, "html", Any)
+
+
+def check(config: Config, installed: Collection[str]) -> None:
+    """Refuse settings that cannot be obeyed, and warn of names that are nearly a setting.
+
+    Parameters
+    ----------
+    config
+        What ``conf.py`` and the command line say.
+    installed
+        Names of the installed distributions, in lower case, with hyphens.
+
+    Raises
+    ------
+    ConfigError
+        With one line that names the setting, its value and what is allowed.
+    """
+    for name, (_, is_right, allowed) in _SETTINGS.items():
+        value = config[name]
+        if not is_right(value):
+            raise ConfigError(f"{name} in conf.py is {value!r}; it must be {allowed}.")
+    for package in config.workercheck_packages:
+        if package.lower().replace("_", "-") not in installed:
+            raise ConfigError(
+                f"workercheck_packages in conf.py has {package!r}, which is not installed where "
+                "sphinx-build runs. Install it, or take it out."
+            )
+    for name in internals.names_in_conf(config):
+        if name not in _SETTINGS and (meant := _meant(name)):
+            LOGGER.warning("conf.py sets %s, which is no setting; is %s meant?", name, meant)
+
+
+def _meant(name: str) -> str | None:
+    cutoff = 0.0 if name.startswith("workercheck_") else _LIKE_A_SETTING
+    return next(iter(difflib.get_close_matches(name, _SETTINGS, 1, cutoff)), None)
