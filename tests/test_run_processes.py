@@ -10,22 +10,19 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
-import nbformat
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import execute, of, page
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.run import interpreters, reaper
-from workercheck.run.page import Cell, Page
+from workercheck.run.page import Page
 from workercheck.run.processes import ProcessTree, is_alive
-from workercheck.run.side_by_side import Run, run_pages
+from workercheck.run.side_by_side import Run
 from workercheck.run.unwatched import UnwatchedProcesses
-
-_E = TypeVar("_E", bound=ev.Event)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 
@@ -100,42 +97,6 @@ def test_interpreter_that_runs_code(words: str) -> None:
 
 
 # --- real pages -----------------------------------------------------------------------------------
-
-
-def page(tmp_path: Path, *cells: str, name: str = "page", timeout: float = 60) -> Page:
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(source) for source in cells],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-    )
-    return Page(
-        docname=name,
-        path=tmp_path / f"{name}.md",
-        notebook=notebook,
-        cells=tuple(
-            Cell(position=i, line=10 * i + 10, tags=frozenset(), source=source)
-            for i, source in enumerate(cells)
-        ),
-        why_not_executed=None,
-        force=False,
-        in_temp=False,
-        timeout=timeout,
-        allow_errors=False,
-        exclusive=False,
-    )
-
-
-def never(page: Page, events: list[ev.Event]) -> bool:
-    return False
-
-
-def execute(*pages: Page, has_failed: Callable[[Page, list[ev.Event]], bool] = never) -> list[Run]:
-    runs: list[Run] = []
-    run_pages(pages, jobs=len(pages), has_failed=has_failed, finished=runs.append)
-    return sorted(runs, key=lambda run: run.page.docname)
-
-
-def of(run: Run, cls: type[_E]) -> list[_E]:
-    return [event for event in run.events if isinstance(event, cls)]
 
 
 def kernel(run: Run) -> int:
@@ -405,13 +366,6 @@ def test_worker_that_ends_at_work_is_told_while_the_page_runs(run, function: str
         (finished,) = of(done, ev.CellFinished)
         assert done.events.index(ended[0]) < done.events.index(finished)
         assert ended[0].fingerprint in {e.fingerprint for e in of(done, ev.MessageSent)}
-
-
-@pytest.mark.parametrize("autoawait", ["", "%autoawait off", "%autoawait trio"])
-def test_last_words_come_whatever_the_page_does_with_await(run, autoawait: str) -> None:
-    done = run(autoawait or "1")
-    assert 1 == len(of(done, ev.Modules))
-    assert done.seconds < 15
 
 
 def test_reply_has_the_execution_count(run) -> None:

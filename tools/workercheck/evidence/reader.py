@@ -23,8 +23,9 @@ from workercheck.evidence.records import (
 )
 from workercheck.recorder import events as _events
 
-# Neither follow what the page puts there instead, nor wait for the other end of a pipe.
-_CAREFULLY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+CAREFULLY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+"""Flags that open a file of a page's folder: neither follow what the page puts there instead, nor
+wait for the other end of a pipe."""
 
 _TAIL = 256
 """Bytes that are read again, to see that they are the same."""
@@ -86,7 +87,7 @@ class Evidence:
         line = dumps(cls(pid=os.getpid(), time=time.time(), **fields)).encode("ascii")
         self._own.append(line)
         try:
-            fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | _CAREFULLY)
+            fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | CAREFULLY)
             try:
                 if os.write(fd, line + b"\n") != len(line) + 1:
                     raise OSError(errno.ENOSPC, "only a part was written")
@@ -157,7 +158,7 @@ class Evidence:
             self._damaged("an event could not be written; is the disk full?")
 
     def _new_content(self) -> bytes:
-        fd = os.open(self.file, os.O_RDONLY | _CAREFULLY)
+        fd = os.open(self.file, os.O_RDONLY | CAREFULLY)
         with os.fdopen(fd, "rb", buffering=0) as file:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):  # /dev/full has no end

@@ -200,10 +200,19 @@ class Unseen(Event):
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class Modules(Event):
-    """The last words of a kernel: paths and SHA-256 of the modules of its own that it imported."""
+    """Paths and SHA-256 of the modules of its own that a kernel imported."""
 
     event: ClassVar[str] = "modules"
     files: dict[str, str]
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class LastWords(Event):
+    """A kernel that was asked, after the last cell, has told all that there is to tell."""
+
+    event: ClassVar[str] = "last-words"
+    token: str
+    """The word with which it was to answer, which nobody else in the kernel knows."""
 
 
 # --- written from outside -------------------------------------------------------------------------
@@ -292,6 +301,13 @@ class MessageSent(Event):
     """A place of the sender, 0 where it is not known."""
     reply_to: int
     """For a result: the fingerprint of the message with the task, else 0."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Unanswered(Event):
+    """The kernel was asked for its last words and did not answer."""
+
+    event: ClassVar[str] = "unanswered"
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,12 +135,14 @@ def unwatched(history: History) -> list[Finding]:
         )
     was_stopped = bool(history.of(ev.Stopped) or history.of(ev.CellTimedOut))
     was_left = ended_by_itself or was_stopped or _has_failed(history)
-    if finished and history.ended and not (found or was_left or history.of(ev.Modules)):
+    is_answered = bool(history.of(ev.LastWords)) or was_left
+    if finished and history.ended and not found and (history.of(ev.Unanswered) or not is_answered):
         found.append(
             not_watched(
                 "its kernel did not answer after the last cell, so that failures which nobody "
                 "looked at are not known",
-                "Let the page's event loop and its main thread come to rest.",
+                "Let no compiled code of the page hold the interpreter's lock for long, and let "
+                "the page leave WORKERCHECK_EVIDENCE and its files alone.",
             )
         )
     return found + _processes(history)

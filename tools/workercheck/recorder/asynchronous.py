@@ -13,6 +13,7 @@ from workercheck.recorder import events, handles, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from types import FrameType
     from typing import Any
 
@@ -60,6 +61,13 @@ def tell() -> None:
         if task is not None and task.done() and getattr(task, "_log_traceback", False):
             _tell(place, task._exception)
     _tasks.clear()
+
+
+def loops() -> list[AbstractEventLoop]:
+    """Return the running event loops in which tasks of the page are under way."""
+    tasks = [reference() for reference, _ in list(_tasks.values())]
+    found = {id(t.get_loop()): t.get_loop() for t in tasks if t is not None and not t.done()}
+    return [loop for loop in found.values() if loop.is_running()]
 
 
 def forget() -> None:

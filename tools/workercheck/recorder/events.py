@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ENV = "WORKERCHECK_EVIDENCE"
 """The environment variable that names the folder for the evidence, and switches this on."""
 
+QUESTION = "WORKERCHECK_QUESTION"
+"""The environment variable that names, for a kernel alone, where it is asked for its last words."""
+
 EVENTS = "events.jsonl"
 INTACT = "intact"
 """A file that is removed when an event could not be written: unlinking works on a full disk."""
@@ -36,7 +39,8 @@ forked = False
 
 # Kept from before a test suite or a page can replace them.
 _open, _write, _close, _unlink, _getpid = os.open, os.write, os.close, os.unlink, os.getpid
-_FLAGS = os.O_WRONLY | os.O_APPEND
+# Without waiting for the other end of a pipe that somebody has put in the place of the file.
+_FLAGS = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
 _time = time.time
 _failed: "set[str]" = set()
 

@@ -39,6 +39,12 @@ def start() -> None:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_after_fork)
         _wait()
+        # Not for what the kernel starts.
+        question = os.environ.pop(events.QUESTION, "")
+        if question:
+            from workercheck.recorder import shutdown
+
+            shutdown.listen(question)
     except Exception as exc:
         events.failed("the start of the recorder", exc)
         return

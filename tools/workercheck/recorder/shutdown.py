@@ -1,64 +1,100 @@
-"""What is left to do in a kernel after a page's last cell.
+"""The last words of a kernel: what is left to tell after its page's last cell.
 
-Imported then. Only the standard library is imported.
+A thread of the recorder waits for the question from the start of the kernel on, in a single system
+call that opens a pipe which nobody writes to before. Nothing that a page may change lies between
+the question and the answer: neither its event loop and its main thread, nor how its cells are run,
+what it may import, and which files it may open.
+
+Only the standard library is imported. Nothing here may raise.
 """
 
 from __future__ import annotations
 
+import _thread
+import hashlib
 import os
 import sys
+import sysconfig
 import time
 
-from workercheck.recorder import endings, events
+from workercheck.recorder import asynchronous, endings, events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import Task
+    from asyncio import AbstractEventLoop
 
-_waiting: set[Task[None]] = set()
+# Kept from before a test suite or a page can replace them.
+_open, _os_open, _read, _close = open, os.open, os.read, os.close
+_sleep, _monotonic = time.sleep, time.monotonic
+
+_POLL = 0.02
+_TURNS = 3
+"""How often an event loop comes round until a failure that a thread told it is in its task."""
+_TURNS_WITHIN = 1.0
+"""Seconds after which an event loop that has not come round does not."""
 
 
-def finish(patience: float) -> None:
-    """Wait for work still under way, then write the last words of this kernel.
-
-    The waiting is a task of the event loop that runs the kernel: tasks of the page go on
-    meanwhile, and nothing depends on how the page's cells are run (``%autoawait``).
+def listen(path: str) -> None:
+    """Start the thread that waits for the question.
 
     Parameters
     ----------
-    patience : float
-        Seconds that the work gets, at most. It is not waited for its own sake, but for its failure.
+    path : str
+        The pipe, or where there are none a file that is empty as long as nobody asks. The question
+        is the word with which to answer, and the seconds that work still under way gets. It is not
+        waited for its own sake, but for its failure.
     """
-    import asyncio
-
-    deadline = time.monotonic() + patience
-    try:
-        task = asyncio.get_running_loop().create_task(_wait(deadline))
-    except RuntimeError:  # a kernel without an event loop
-        while endings.is_busy() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        _last_words()
-        return
-    _waiting.add(task)
+    _thread.start_new_thread(_answer, (path,))
 
 
-async def _wait(deadline: float) -> None:
-    import asyncio
-
-    while endings.is_busy() and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
-    _last_words()
-
-
-def _last_words() -> None:
+def _answer(path: str) -> None:
+    token, patience = _question(path)
+    deadline = _monotonic() + patience
+    while endings.is_busy() and _monotonic() < deadline:
+        _sleep(_POLL)
+    events.guarded(_let_loops_come_round, "the event loops at the end of the page")()
     events.guarded(endings.tell, "the end of the page")()
+    events.guarded(_tell_modules, "the modules of the page")()
+    events.write("last-words", token=token)
+
+
+def _question(path: str) -> tuple[str, float]:
+    while True:
+        fd = _os_open(path, os.O_RDONLY)
+        try:
+            words = _read(fd, 100).decode().split()
+        finally:
+            _close(fd)
+        if len(words) == 2:
+            return words[0], float(words[1])
+        _sleep(_POLL)
+
+
+def _let_loops_come_round() -> None:
+    """Let what has failed reach the tasks that await it."""
+    for loop in asynchronous.loops():
+        _let_come_round(loop)
+
+
+def _let_come_round(loop: AbstractEventLoop) -> None:
+    turns: list[None] = []
+
+    def turn() -> None:
+        turns.append(None)
+        if len(turns) < _TURNS:
+            loop.call_soon(turn)
+
+    deadline = _monotonic() + _TURNS_WITHIN
+    loop.call_soon_threadsafe(turn)
+    while len(turns) < _TURNS and _monotonic() < deadline:
+        _sleep(_POLL / 10)
+
+
+def _tell_modules() -> None:
     events.write("modules", files=_own_modules())
 
 
 def _own_modules() -> dict[str, str]:
-    import hashlib
-    import sysconfig
-
     installed = tuple(os.path.realpath(p) + os.sep for p in set(sysconfig.get_paths().values()))
     modules = {}
     for module in list(sys.modules.values()):
@@ -68,7 +104,7 @@ def _own_modules() -> dict[str, str]:
                 continue
             path = os.path.realpath(path)
             if not path.startswith(installed):
-                with open(path, "rb") as file:
+                with _open(path, "rb") as file:
                     modules[path] = hashlib.sha256(file.read()).hexdigest()
         except Exception:
             continue  # an entry that raises when it is looked at hides nobody but itself

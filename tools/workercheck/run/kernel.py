@@ -16,7 +16,8 @@ import nbformat
 from nbclient import NotebookClient
 
 from workercheck.evidence import records as ev
-from workercheck.evidence.reader import Evidence
+from workercheck.evidence.reader import CAREFULLY, Evidence
+from workercheck.recorder import events as _events
 from workercheck.run import internals
 from workercheck.run.leftovers import end_all, end_when_only_trackers_are_left
 from workercheck.run.page import Page
@@ -28,8 +29,6 @@ SHUTDOWN = 2.0
 LOG = "kernel.log"
 """The file in the folder of the evidence for what the kernel writes past the page."""
 
-# Nothing in it depends on how the page's cells are run.
-_FINISH = "__import__('workercheck.recorder.shutdown', fromlist=['finish']).finish({patience})"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -68,6 +67,7 @@ class Kernel:
         self._notebook = notebook
         self._evidence = evidence
         self._tree = tree
+        self._question = evidence.folder / "question"
 
     async def start(self, cwd: Path, log: IO[bytes]) -> None:
         """Start the kernel, with the recorder in it.
@@ -89,8 +89,13 @@ class Kernel:
             # An abstract socket has a name of its own, and no file.
             client.km.transport = "ipc"
             client.km.ip = f"@{folder.parent.name}-{folder.name}"
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(self._question)
+        else:
+            self._question.touch()
+        environ = self._evidence.environ | {_events.QUESTION: str(self._question)}
         await client.async_start_new_kernel(
-            env=os.environ | self._evidence.environ, cwd=str(cwd), stdout=log, stderr=log
+            env=os.environ | environ, cwd=str(cwd), stdout=log, stderr=log
         )
         if pid := internals.kernel_pid(client):
             self._tree.begin(pid, time.time())
@@ -100,10 +105,30 @@ class Kernel:
         if reply is not None:
             self._notebook.metadata["language_info"] = reply["content"]["language_info"]
 
-    def ask_for_last_words(self, patience: float) -> None:
-        """Ask the recorder in the kernel to wait for work that may fail, then to tell the rest."""
-        assert self.client.kc is not None
-        self.client.kc.execute(_FINISH.format(patience=patience), silent=True, store_history=False)
+    def ask_for_last_words(self, token: str, patience: float) -> bool:
+        """Ask the recorder in the kernel to wait for work that may fail, then to tell the rest.
+
+        Parameters
+        ----------
+        token
+            The word with which it is to answer.
+        patience
+            Seconds that the work gets.
+
+        Returns
+        -------
+        bool
+            Whether somebody listens; a later try may find the recorder there.
+        """
+        try:
+            fd = os.open(self._question, os.O_WRONLY | CAREFULLY)
+            try:
+                os.write(fd, f"{token} {patience:g}".encode())
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        return True
 
     def log(self) -> list[str]:
         """Return the lines that the kernel and its workers wrote past the page."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ from workercheck.run.watch import POLL, Watch
 
 SETTLE = 15.0
 """Seconds that work still under way after the last cell gets to fail, before the kernel goes."""
+
+ANSWERS_WITHIN = 5.0
+"""Seconds in which the recorder in a kernel hears a question, and in which its answer arrives."""
 
 
 class _StopPageError(Exception):
@@ -186,9 +190,15 @@ class NotebookRun:
         watch.look()
         if not watch.is_kernel_watched:
             return  # it would not understand
-        self.kernel.ask_for_last_words(SETTLE)
-        deadline = time.monotonic() + SETTLE + 5.0
-        while not watch.has_last_words and time.monotonic() < deadline:
+        watch.token = secrets.token_hex(8)
+        is_asked = False
+        started = time.monotonic()
+        while not watch.has_last_words:
+            may_come = is_asked and not watch.is_damaged
+            if time.monotonic() - started > (SETTLE if may_come else 0.0) + ANSWERS_WITHIN:
+                self.evidence.append(ev.Unanswered)
+                break
+            is_asked = is_asked or self.kernel.ask_for_last_words(watch.token, SETTLE)
             watch.look()
             if watch.failed_at is not None:
                 self.is_cut_short = True

@@ -52,8 +52,12 @@ class Watch:
         self.tree = ProcessTree(evidence.folder)
         self.failed_at: float | None = None
         """When the page had failed, as `time.monotonic` counts, None while it has not."""
+        self.token: str | None = None
+        """The word with which the kernel is to answer when it is asked for its last words."""
         self.has_last_words = False
-        """Whether the kernel has nothing more to say, or nothing that counts."""
+        """Whether the kernel has nothing more to say."""
+        self.is_damaged = False
+        """Whether evidence was lost, so that the last words may be lost as well."""
         self.is_kernel_watched = False
         self._has_failed = has_failed
         self._unwatched = UnwatchedProcesses(evidence, self.tree, cwd)
@@ -92,8 +96,10 @@ class Watch:
                     self._failed_since.add(child)
             elif isinstance(event, ev.ProcessStarted):
                 self.is_kernel_watched |= not event.forked
-            elif isinstance(event, ev.Modules | ev.Damaged):
-                self.has_last_words = True
+            elif isinstance(event, ev.LastWords):
+                self.has_last_words |= event.token == self.token
+            elif isinstance(event, ev.Damaged):
+                self.is_damaged = True
 
     def scan(self) -> None:
         """Look at the processes: which there are, which do not watch, which ended at work."""

@@ -1,0 +1,123 @@
+"""What runs at the end of a page passes through nothing that the page can change."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from runs import execute, of, page, places
+from workercheck.evidence import records as ev
+from workercheck.run.side_by_side import Run
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+
+DROPS = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+
+def failing(seconds=0):
+    time.sleep(seconds)
+    raise ValueError("nobody asks")
+
+context = multiprocessing.get_context("fork")
+future = ProcessPoolExecutor(1, mp_context=context).submit(failing)
+"""
+
+BLOCKS = """
+import asyncio, time
+
+async def soon():
+    await asyncio.sleep(0.5)
+    {wait}
+
+task = asyncio.create_task(soon())
+"""
+
+WRITES = """
+import json, os
+
+with open(os.environ["WORKERCHECK_EVIDENCE"] + "/events.jsonl", "a") as file:
+    for fields in (
+        {"event": "modules", "pid": os.getpid(), "time": time.time(), "files": {}},
+        {"event": "last-words", "pid": os.getpid(), "time": time.time(), "token": ""},
+    ):
+        file.write(json.dumps(fields) + "\\n")
+late = ProcessPoolExecutor(1, mp_context=context).submit(failing, 1)
+"""
+
+DESCRIPTORS = """
+import os
+
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError as error:
+    print(error.errno)
+"""
+
+TASK = """
+import asyncio
+
+async def failing():
+    raise ValueError("nobody awaits")
+
+task = asyncio.create_task(failing())
+"""
+
+DROPPED = [("unseen-failure", 10)]
+NOT_WATCHED = [("not-watched", 0)]
+PAGES = {
+    "autoawait off": (["%autoawait off", DROPS], [("unseen-failure", 20)]),
+    "autoawait trio": (["%autoawait trio", DROPS], [("unseen-failure", 20)]),
+    "task that sleeps": ([DROPS + BLOCKS.format(wait="time.sleep(300)")], DROPPED),
+    "task that never yields": ([DROPS + BLOCKS.format(wait="\n    while True: pass")], DROPPED),
+    "transformer": (
+        [DROPS, "get_ipython().input_transformers_cleanup.append(lambda lines: ['1 / 0\\n'])"],
+        DROPPED,
+    ),
+    "no import": ([DROPS, "__import__ = None"], DROPPED),
+    "other functions": (
+        [DROPS, "import os\ntime.sleep = os.path.realpath = os.path.isfile = None"],
+        DROPPED,
+    ),
+    "no descriptors": ([DROPS, DESCRIPTORS], DROPPED),
+    "own words": ([DROPS, WRITES], [*DROPPED, ("unseen-failure", 20)]),
+    "task": ([TASK], DROPPED),
+    "question gone": (
+        ["import os\nos.unlink(os.environ['WORKERCHECK_EVIDENCE'] + '/question')"],
+        NOT_WATCHED,
+    ),
+    "pipe": (
+        [
+            "import os\npath = os.environ['WORKERCHECK_EVIDENCE'] + '/events.jsonl'\n"
+            "os.unlink(path)\nos.mkfifo(path)",
+            DROPS,
+        ],
+        NOT_WATCHED,
+    ),
+    "nothing": (["print(6 * 7)"], []),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Run]:
+    """All pages in one build."""
+    folder = tmp_path_factory.mktemp("pages")
+    pages = [page(folder, *cells, name=name) for name, (cells, _) in PAGES.items()]
+    return {run.page.docname: run for run in execute(*pages, jobs=4)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", PAGES)
+def test_dropped_failure_is_found_whatever_the_page_does(runs: dict[str, Run], name: str) -> None:
+    assert PAGES[name][1] == places(runs[name])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", PAGES)
+def test_no_time_is_lost_at_the_end(runs: dict[str, Run], name: str) -> None:
+    run = runs[name]
+    for event in of(run, ev.ShutdownStarted):  # not in a pipe
+        assert event.time - of(run, ev.CellFinished)[-1].time < 10
+    assert run.seconds < 40
