@@ -77,10 +77,6 @@ PAGES = {
         DROPPED,
     ),
     "no import": ([DROPS, "__import__ = None"], DROPPED),
-    "other functions": (
-        [DROPS, "import os\ntime.sleep = os.path.realpath = os.path.isfile = None"],
-        DROPPED,
-    ),
     "no descriptors": ([DROPS, DESCRIPTORS], DROPPED),
     "own words": ([DROPS, WRITES], [*DROPPED, ("unseen-failure", 20)]),
     "task": ([TASK], DROPPED),
