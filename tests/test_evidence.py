@@ -123,7 +123,7 @@ def test_lines_of_others_and_own_ones_keep_their_order(evidence: Evidence) -> No
         '{"event": "shutdown-started", "pid": "x", "time": 1.0}',
         '{"event": "shutdown-started", "pid": true, "time": 1.0}',
         '{"event": "cell-started", "pid": 1, "time": 1.0, "cell": [0]}',
-        '{"event": "modules", "pid": 1, "time": 1.0, "files": {"a": 1}}',
+        '{"event": "file-ran", "pid": 1, "time": 1.0, "path": "a", "size": 1, "modified": 1.5}',
         '{"event": ["shutdown-started"], "pid": 1, "time": 1.0}',
         '{"event": "nothing", "pid": 1, "time": 1.0}',
         '{"event": "shutdown-started", "pid": 1, "time": 1.0, "more": 1}',

@@ -340,6 +340,10 @@ LIBRARIES = (
 )
 
 ALWAYS: "Functions" = {
+    "IPython.core.interactiveshell": (
+        ("InteractiveShell.safe_execfile", "file-runs"),
+        ("InteractiveShell.safe_execfile_ipy", "file-runs"),
+    ),
     "asyncio.base_events": (
         ("BaseEventLoop.create_task", "task-made"),
         ("BaseEventLoop.run_in_executor", "loop-future-made"),
@@ -349,6 +353,7 @@ ALWAYS: "Functions" = {
         ("gather", "loop-future-made"),
         ("run_coroutine_threadsafe", "thread-future-made"),
     ),
+    "runpy": (("_get_code_from_file", "file-runs"),),
     "subprocess": (("Popen._execute_child", "program-started"),),
     "threading": (("Thread.start", "thread-start"),),
     "traceback": (("print_exc", "error-printed"),),

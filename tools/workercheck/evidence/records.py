@@ -199,11 +199,16 @@ class Unseen(Event):
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
-class Modules(Event):
-    """Paths and SHA-256 of the modules of its own that a kernel imported."""
+class FileRan(Event):
+    """A process began to run a file that is not installed: a module, or a script."""
 
-    event: ClassVar[str] = "modules"
-    files: dict[str, str]
+    event: ClassVar[str] = "file-ran"
+    path: str
+    """Absolute; of the archive, for a module in one."""
+    size: int
+    """In bytes, -1 where there is no such file."""
+    modified: int
+    """When it was last modified, in nanoseconds since the epoch, -1 where there is no such file."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,10 +393,6 @@ def _has_type(value: object, hint: Any) -> bool:
     if origin is list:
         (item,) = typing.get_args(hint)
         return type(value) is list and all(_has_type(one, item) for one in value)
-    if origin is dict:
-        return type(value) is dict and all(
-            type(key) is str and type(one) is str for key, one in value.items()
-        )
     return hint is float and type(value) is int
 
 

@@ -75,6 +75,16 @@ def start() -> None:
             _arrived(module)
 
 
+def watch_now(owner: Any, name: str, moment: str, handler: Handler) -> None:
+    """Have a handler called for a function of a module or a class that is here already."""
+    if getattr(sys, "monitoring", None) is not None:
+        observe(getattr(owner, name).__code__, moment, handler)
+    else:
+        from workercheck.recorder import monitor311
+
+        monitor311.replace(owner, name, moment, handler)
+
+
 def _take_number(but: int | None = None) -> bool:
     """Register under a free number; tell whether there was one."""
     global _tool

@@ -68,9 +68,14 @@ class _Loader:
             *parents, attribute = path.split(".")
             for part in parents:
                 owner = getattr(owner, part, None)
-            function = vars(owner).get(attribute) if owner is not None else None
-            if function is not None:
-                setattr(owner, attribute, _wrap(function, moment, handler, owner is module))
+            if owner is not None and attribute in vars(owner):
+                replace(owner, attribute, moment, handler)
+
+
+def replace(owner: Any, name: str, moment: str, handler: Any) -> None:
+    """Wrap a function of a module or a class."""
+    wrapped = _wrap(vars(owner)[name], moment, handler, not isinstance(owner, type))
+    setattr(owner, name, wrapped)
 
 
 def _wrap(function: Any, moment: str, handler: Any, is_plain: bool) -> Any:

@@ -12,7 +12,7 @@ of every interpreter. Nothing here may raise, print, or leave a frame in a trace
 import os
 import sys
 
-from workercheck.recorder import events
+from workercheck.recorder import events, files
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def start() -> None:
     if not events.folder:
         return
     try:
+        files.start()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_after_fork)
         _wait()
@@ -59,21 +60,35 @@ def _wait() -> None:
         _complete()
         return
     tool = free[0]
-    code = sys.modules["_frozen_importlib"]._load_unlocked.__code__
+    start, returned = monitoring.events.PY_START, monitoring.events.PY_RETURN
+    watched: list[CodeType] = []
+
+    def watch(function: "Any", moments: int) -> None:
+        watched.append(function.__code__)
+        monitoring.set_local_events(tool, function.__code__, moments)
+
+    def begins(_code: "CodeType", _offset: int) -> None:
+        files.begins(sys._getframe(1))
 
     def arrived(_code: "CodeType", _offset: int, module: "Any") -> None:
         name = getattr(module, "__name__", "")
         if name == "_pickle":
             _watch_pickle(module)
+        elif name == "runpy":
+            watch(module._get_code_from_file, start)
         elif name in _CARRIERS:
-            monitoring.set_local_events(tool, code, 0)
-            monitoring.register_callback(tool, monitoring.events.PY_RETURN, None)
+            for code in watched:
+                monitoring.set_local_events(tool, code, 0)
+            for moment in (start, returned):
+                monitoring.register_callback(tool, moment, None)
             monitoring.free_tool_id(tool)
             _complete()
 
     monitoring.use_tool_id(tool, "workercheck")
-    monitoring.register_callback(tool, monitoring.events.PY_RETURN, arrived)
-    monitoring.set_local_events(tool, code, monitoring.events.PY_RETURN)
+    monitoring.register_callback(tool, start, begins)
+    monitoring.register_callback(tool, returned, arrived)
+    for owner, name in files.loaders():
+        watch(getattr(owner, name), start | returned if name == "_load_unlocked" else start)
 
 
 def _watch_pickle(module: "Any") -> None:

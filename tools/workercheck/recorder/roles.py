@@ -14,6 +14,7 @@ from workercheck.recorder import (
     children,
     endings,
     events,
+    files,
     handles,
     messages,
     monitor,
@@ -67,6 +68,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "never-retrieved": ("start", asynchronous.never_retrieved),
     "thread-start": ("start", children.thread_starts),
     "program-started": ("return", children.program_started),
+    "file-runs": ("start", files.begins),
 }
 
 
@@ -96,6 +98,8 @@ def start() -> None:
     children.watch_spawns(os)
     try:
         monitor.start()
+        for owner, function in files.loaders():
+            monitor.watch_now(owner, function, "start", files.begins)
     except Exception as exc:
         # The loads are what matters most.
         messages.watch_pickle_now()

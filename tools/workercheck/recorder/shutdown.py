@@ -11,10 +11,7 @@ Only the standard library is imported. Nothing here may raise.
 from __future__ import annotations
 
 import _thread
-import hashlib
 import os
-import sys
-import sysconfig
 import time
 
 from workercheck.recorder import asynchronous, endings, events
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 # Kept from before a test suite or a page can replace them.
-_open, _os_open, _read, _close = open, os.open, os.read, os.close
+_open, _read, _close = os.open, os.read, os.close
 _sleep, _monotonic = time.sleep, time.monotonic
 
 _POLL = 0.02
@@ -54,13 +51,12 @@ def _answer(path: str) -> None:
         _sleep(_POLL)
     events.guarded(_let_loops_come_round, "the event loops at the end of the page")()
     events.guarded(endings.tell, "the end of the page")()
-    events.guarded(_tell_modules, "the modules of the page")()
     events.write("last-words", token=token)
 
 
 def _question(path: str) -> tuple[str, float]:
     while True:
-        fd = _os_open(path, os.O_RDONLY)
+        fd = _open(path, os.O_RDONLY)
         try:
             words = _read(fd, 100).decode().split()
         finally:
@@ -88,24 +84,3 @@ def _let_come_round(loop: AbstractEventLoop) -> None:
     loop.call_soon_threadsafe(turn)
     while len(turns) < _TURNS and _monotonic() < deadline:
         _sleep(_POLL / 10)
-
-
-def _tell_modules() -> None:
-    events.write("modules", files=_own_modules())
-
-
-def _own_modules() -> dict[str, str]:
-    installed = tuple(os.path.realpath(p) + os.sep for p in set(sysconfig.get_paths().values()))
-    modules = {}
-    for module in list(sys.modules.values()):
-        try:
-            path = getattr(module, "__file__", None)
-            if type(path) is not str or not os.path.isfile(path):
-                continue
-            path = os.path.realpath(path)
-            if not path.startswith(installed):
-                with _open(path, "rb") as file:
-                    modules[path] = hashlib.sha256(file.read()).hexdigest()
-        except Exception:
-            continue  # an entry that raises when it is looked at hides nobody but itself
-    return modules

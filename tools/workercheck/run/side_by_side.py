@@ -10,14 +10,14 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import nbformat
 
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
-from workercheck.run import reaper
+from workercheck.run import reaper, sources
 from workercheck.run.kernel import LOG
 from workercheck.run.notebook import NotebookRun, one_line
 from workercheck.run.page import Cell, Page
@@ -34,6 +34,8 @@ class Run:
     """The page's notebook with its outputs, up to where it failed."""
     events: list[ev.Event]
     seconds: float
+    sources: Mapping[str, str] | None
+    """What it ran of the project, as `workercheck.run.sources.ran` returns it."""
 
 
 @dc.dataclass(slots=True)
@@ -186,6 +188,7 @@ async def _run(
         seconds = time.monotonic() - underway.started
         language = notebook.metadata.get("language_info", {}).get("name", "python")
         evidence.append(ev.Finished, seconds=seconds, language=language)
-        return Run(page, notebook, evidence.read(), seconds)
+        events = evidence.read()
+        return Run(page, notebook, events, seconds, sources.ran(events))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,29 +1,30 @@
-"""Executed pages with their evidence, in a folder for each environment."""
+"""Executed pages with their evidence, in a folder for each environment.
+
+A kept run holds under another path and on another machine: files of the project are named by where
+they are from their page.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses as dc
 import functools
 import hashlib
-import importlib.metadata
 import json
-import multiprocessing
 import os
-import platform
 import re
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-import workercheck
 from workercheck.evidence import records as ev
+from workercheck.run import sources
 from workercheck.run.page import SKIP_EXECUTION, Page
 from workercheck.run.side_by_side import Run
 
@@ -37,40 +38,6 @@ _SECONDS = "seconds.json"
 _KEY = re.compile("[0-9a-f]{16}")
 _MADE_BY_RUN = ("language_info", "widgets")
 """The notebook's metadata that a run adds."""
-
-
-@dc.dataclass(frozen=True, slots=True)
-class Environment:
-    """What a page's outputs depend on, besides the page."""
-
-    python: str
-    start_method: str
-    """The default start method of `multiprocessing`."""
-    packages: dict[str, str]
-    """Every installed distribution, with its version."""
-    key: str
-    """Hash over all of it, the platform, the interpreter and this check: 16 hex digits."""
-
-
-def environment() -> Environment:
-    """Describe the interpreter that runs this, which is the one that native kernels run in."""
-    packages = {
-        name.lower().replace("_", "-"): dist.version
-        for dist in importlib.metadata.distributions()
-        if (name := dist.metadata["Name"])
-    }
-    start_method = multiprocessing.get_all_start_methods()[0]
-    here = sorted(Path(workercheck.__file__).parent.rglob("*.py"))
-    parts = [
-        sys.version,
-        sys.executable,
-        platform.platform(),
-        start_method,
-        sorted(packages.items()),
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in here],
-    ]
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    return Environment(platform.python_version(), start_method, dict(sorted(packages.items())), key)
 
 
 class PageCache:
@@ -119,10 +86,12 @@ class PageCache:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        return run if unchanged(modules(run.events)) else None
+        return run if sources.unchanged(run.sources) else None
 
     def store(self, run: Run) -> None:
-        """Keep a run that passed."""
+        """Keep a run that passed, unless nobody knows on what it depends."""
+        if run.sources is None or not _is_native(run.page.kernel_name):
+            return
         try:
             _write(self._path_of(run.page), _encode(run))
         except OSError as exc:
@@ -169,38 +138,18 @@ class PageCache:
         # Neither tags nor text: rules.judge applies the tags of today to the evidence of then.
         parts = [
             page.kernel_name,
-            str(page.path.parent),
+            page.docname.rpartition("/")[0],
             page.in_temp,
             [(cell.source, SKIP_EXECUTION in cell.tags) for cell in page.cells],
         ]
         return self.path / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.run"
 
 
-def modules(events: list[ev.Event]) -> dict[str, str]:
-    """Return path and SHA-256 of the modules of its own that a page imported."""
-    return {
-        path: digest
-        for event in events
-        if isinstance(event, ev.Modules)
-        for path, digest in event.files.items()
-    }
-
-
-def unchanged(files: dict[str, str]) -> bool:
-    """Tell whether files are still as their SHA-256 says."""
-    try:
-        return all(
-            hashlib.sha256(Path(path).read_bytes()).hexdigest() == digest
-            for path, digest in files.items()
-        )
-    except OSError:
-        return False
-
-
 def _encode(run: Run) -> bytes:
     metadata = run.notebook.metadata
     kept = {
         "seconds": run.seconds,
+        "sources": _from(run.page.path.parent, run.sources or {}),
         "events": [ev.dumps(event) for event in run.events],
         "metadata": {name: metadata[name] for name in _MADE_BY_RUN if name in metadata},
         "cells": [
@@ -225,7 +174,19 @@ def _decode(page: Page, content: bytes) -> Run | None:
     notebook.metadata.update(kept.metadata)
     for cell, outcome in zip(page.cells, kept.cells, strict=True):
         notebook.cells[cell.position].update(outcome)
-    return Run(page, notebook, [ev.parse(line) for line in kept.events], kept.seconds)
+    events = [ev.parse(line) for line in kept.events]
+    return Run(page, notebook, events, kept.seconds, _below(page.path.parent, kept.sources))
+
+
+def _from(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Name files by where they are from a folder."""
+    return {Path(os.path.relpath(path, folder)).as_posix(): known for path, known in files.items()}
+
+
+def _below(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Name files absolutely that were named by where they are from a folder."""
+    # Not resolved: ``..`` leads where it led when the name was made.
+    return {os.path.normpath(folder / path): known for path, known in files.items()}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ from workercheck.judge.finding import Finding
 from workercheck.report.record import PageReport
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
     from sphinx.environment import BuildEnvironment
@@ -21,8 +22,8 @@ class PageRecord:
     """What is known of a page since it was last read."""
 
     report: PageReport
-    modules: dict[str, str] = dc.field(default_factory=dict)
-    """SHA-256 of the project's own modules that its run imported, by path."""
+    sources: Mapping[str, str] | None = dc.field(default_factory=dict)
+    """What its run depended on of the project, as `Run.sources` has it."""
 
 
 class WorkercheckDomain(Domain):

@@ -23,7 +23,7 @@ from workercheck.report.record import PageReport
 from workercheck.run import schedule
 from workercheck.run.page import Page
 from workercheck.run.side_by_side import Run, run_pages
-from workercheck.run.store import PageCache, modules
+from workercheck.run.store import PageCache
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -215,7 +215,7 @@ class Execution:
         record = self.records[run.page.docname]
         judge(record.report, run)
         record.report.cached = cached
-        record.modules = modules(run.events)
+        record.sources = run.sources
         try:
             self.handover.give(run)
         except OSError as exc:

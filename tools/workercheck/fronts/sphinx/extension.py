@@ -17,7 +17,8 @@ from workercheck.fronts.sphinx.site_report import SiteReport
 from workercheck.judge import rules
 from workercheck.report import provenance
 from workercheck.report import record as report
-from workercheck.run.store import environment, unchanged
+from workercheck.run.environment import environment
+from workercheck.run.sources import unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,8 +50,8 @@ class UnconvertedCell(UnexpectedCellDirective):
 class Check:
     """One build, checked."""
 
-    def __init__(self) -> None:
-        self.environment = environment()
+    def __init__(self, source: Path) -> None:
+        self.environment = environment(source)
 
     def on_config_inited(self, app: Sphinx, config: Config) -> None:
         """Refuse what cannot be obeyed."""
@@ -86,7 +87,7 @@ class Check:
             if record.report.unexpected
             or self.execution.is_forced
             or not same
-            or not unchanged(record.modules)
+            or not unchanged(record.sources)
         ]
 
     def on_env_before_read_docs(
@@ -135,7 +136,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     settings.register(app)
     app.add_domain(WorkercheckDomain)
     app.add_directive("code-cell", UnconvertedCell, override=True)
-    check = Check()
+    check = Check(Path(app.srcdir))
     app.connect("config-inited", check.on_config_inited)
     app.connect("builder-inited", check.on_builder_inited, priority=900)
     app.connect("env-get-outdated", check.on_env_get_outdated)
