@@ -12,7 +12,7 @@ from workercheck.fronts.sphinx.domain import PageRecord
 from workercheck.report import gate, provenance
 from workercheck.report import record as report
 from workercheck.report.record import PageReport, Report
-from workercheck.run.store import Environment
+from workercheck.run.environment import Environment
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
