@@ -37,11 +37,8 @@ WRITES = """
 import json, os
 
 with open(os.environ["WORKERCHECK_EVIDENCE"] + "/events.jsonl", "a") as file:
-    for fields in (
-        {"event": "modules", "pid": os.getpid(), "time": time.time(), "files": {}},
-        {"event": "last-words", "pid": os.getpid(), "time": time.time(), "token": ""},
-    ):
-        file.write(json.dumps(fields) + "\\n")
+    fields = {"event": "last-words", "pid": os.getpid(), "time": time.time(), "token": ""}
+    file.write(json.dumps(fields) + "\\n")
 late = ProcessPoolExecutor(1, mp_context=context).submit(failing, 1)
 """
 
