@@ -63,6 +63,8 @@ class Place(Event):
     """Message id of the cell on whose behalf the code ran, None outside a kernel."""
     number: int | None
     """Execution count of the cell in which the code stands, None for code of a file."""
+    test: str | None
+    """The id of the pytest test that ran in the process, or started it."""
     executor: str
     """``module.class`` of what the work was handed to."""
     through: str
@@ -320,6 +322,15 @@ class ShutdownStarted(Event):
     """The kernel is about to be shut down: what ends from here on was asked to end."""
 
     event: ClassVar[str] = "shutdown-started"
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class KernelShutdown(Event):
+    """A program is about to shut a kernel of its own down, as `ShutdownStarted` for that kernel."""
+
+    event: ClassVar[str] = "kernel-shutdown"
+    child: int
+    """The pid of the kernel."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ all processes append to one file, whatever their clocks say.
 from __future__ import annotations
 
 import dataclasses as dc
-import re
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -19,9 +18,6 @@ from workercheck.judge.steps import Steps
 _E = TypeVar("_E", bound=ev.Event)
 
 _MPI = "mpi4py.futures"
-_SERVICE = re.compile("|".join(lib.service for lib in libraries.LIBRARIES if lib.service))
-"""The command line of what an executor starts beside its workers, a scheduler for one."""
-
 _BIRTH_ERROR = 0.5
 """Seconds by which the system's word on when a process began may be wrong."""
 
@@ -86,6 +82,9 @@ class History:
         self._shutdown = min(
             (self._order[id(e)] for e in self.of(ev.ShutdownStarted)), default=len(events)
         )
+        self._ended_kernels = {
+            e.child: self._order[id(e)] for e in reversed(self.of(ev.KernelShutdown))
+        }
         signals = [e for e in self.of(ev.SignalSent) if e.signal in _ENDING]
         self._signalled = {e.child: self._order[id(e)] for e in reversed(signals) if not e.is_group}
         self._found_dead = {
@@ -119,8 +118,14 @@ class History:
         return self._order[id(event)]
 
     def is_after_shutdown(self, event: ev.Event) -> bool:
-        """Tell whether an event came after the processes were asked to end."""
-        return self._order[id(event)] >= self._shutdown
+        """Tell whether an event came after its processes were asked to end."""
+        order = self._order[id(event)]
+        if order >= self._shutdown:
+            return True
+        return bool(self._ended_kernels) and any(
+            self._ended_kernels.get(process.pid, order) < order
+            for process in self._lineage(event.pid)
+        )
 
     def cell_at(self, event: ev.Event) -> int | None:
         """Return the cell that ran when an event was written, or last before it."""
@@ -195,6 +200,9 @@ class History:
             for p in self.of(ev.Place)
             if self._order[id(p)] < order and p.file and p.executor not in ("asyncio", "subprocess")
         ]
+        above = {process.pid for process in self._lineage(event.pid)}
+        # A command may run several programs side by side.
+        before = [p for p in before if p.pid in above] or before
         same = [p for p in before if executor and libraries.public(p.executor) == executor]
         if same or before:
             place = (same or before)[-1]
@@ -202,6 +210,9 @@ class History:
         return Work(self.cell_at(event), None, is_guess=True)
 
     def _cell_of_place(self, place: ev.Place, depth: int = 20) -> int | None:
+        step = self.steps.step_of(place)
+        if step is not None:
+            return step
         if place.cell in self._cell_of_message:
             return self._cell_of_message[place.cell]
         if place.cell is None and place.number in self._cell_of_number:
@@ -231,12 +242,14 @@ class History:
     def _in_program(self, pid: int) -> bool:
         """Tell whether a process belongs to a program that the page ran, such as a script."""
         return any(
-            not process.forked
-            and process is not self.kernel
-            and wording.start_method(process) in (None, "mpi4py")
-            and not _SERVICE.search(" ".join(process.argv[:4]))
+            process is not self.kernel and wording.is_program(process)
             for process in self._lineage(pid)
         )
+
+    def is_program(self, pid: int) -> bool:
+        """Tell whether a process is a program, the page's kernel included, and works for none."""
+        started = self.started.get(pid)
+        return started is not None and wording.is_program(started)
 
     def _lineage(self, pid: int) -> Iterator[ev.ProcessStarted]:
         """Yield a process and those of the run above it, the nearest first."""
@@ -256,6 +269,15 @@ class History:
             return True
         found_dead = self._found_dead.get(pid, len(self.events))
         return self._signalled.get(pid, len(self.events)) < found_dead
+
+    def role(self, pid: int) -> str:
+        """Say what a process is: a ``kernel``, a ``worker``, or a ``process`` of another kind."""
+        started = self.started.get(pid)
+        if started is not None and started is self.kernel and self.steps.name == "page":
+            return "kernel"
+        if not self.is_program(pid):
+            return "worker"
+        return "kernel" if "ipykernel" in " ".join(started.argv if started else ()) else "process"
 
     def is_worker(self, pid: int) -> bool:
         """Tell whether a process was started with a function of multiprocessing's to run."""
@@ -294,10 +316,17 @@ class History:
 
     def workers(self) -> dict[str, int]:
         """Count the processes that were started to work for the page, by how they were started."""
+        counts: dict[str, int] = {}
+        for how in self.work_processes().values():
+            counts[how] = counts.get(how, 0) + 1
+        return counts
+
+    def work_processes(self) -> dict[int, str]:
+        """Return the pids of the processes that were started to work, with how they were started."""
+        found: dict[int, str] = {}
         leaders = {p.pid for p in self.of(ev.Place) if libraries.public(p.executor) == _MPI}
         # A nanny of Dask runs the same program as a worker without one, and has the worker below.
         nannies = {e.ppid for e in self.started.values() if wording.start_method(e) == "spawn"}
-        counts: dict[str, int] = {}
         for process in self.started.values():
             how = wording.start_method(process)
             above = list(self._lineage(process.pid))[1:]
@@ -308,5 +337,5 @@ class History:
                 or any("ipyparallel.controller" in p.argv for p in above)
             ):
                 continue
-            counts[how] = counts.get(how, 0) + 1
-        return counts
+            found[process.pid] = how
+        return found

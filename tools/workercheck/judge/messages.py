@@ -27,8 +27,7 @@ def failed_loads(history: History) -> list[Finding]:
 
 
 def _failed_load(history: History, e: ev.LoadFailed) -> Finding:
-    kernel = history.kernel.pid if history.kernel is not None else None
-    is_result = _is_result(e, kernel)
+    is_result = _is_result(history, e)
     work = _work_of_load(history, e, is_result)
     executor = _executor(work, wording.executor_from(e.stack))
     thing = wording.object_of(e)
@@ -54,7 +53,7 @@ def _failed_load(history: History, e: ev.LoadFailed) -> Finding:
         cell=work.cell,
         expected=history.expects(work.cell),
         exception=e.exception or None,
-        process=wording.process(e, is_kernel=e.pid == kernel, method=method),
+        process=wording.process(e, history.role(e.pid), method),
         object=thing,
         hint=hints.failed_load(
             e,
@@ -67,11 +66,11 @@ def _failed_load(history: History, e: ev.LoadFailed) -> Finding:
     )
 
 
-def _is_result(e: ev.LoadFailed, kernel: int | None) -> bool:
+def _is_result(history: History, e: ev.LoadFailed) -> bool:
     if any(entry[1:] and entry[1] in _RESULT_READERS for entry in e.stack):
         return True
     modules = {entry[0] for entry in e.stack if entry}
-    return e.pid == kernel and e.interpreter == 0 and modules.isdisjoint(_TASK_READERS)
+    return history.is_program(e.pid) and e.interpreter == 0 and modules.isdisjoint(_TASK_READERS)
 
 
 def _work_of_load(history: History, e: ev.LoadFailed, is_result: bool) -> Work:
@@ -129,9 +128,10 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     )
     message += f", for {executor}" if executor else ""
     started = history.started.get(e.pid)
-    is_kernel = history.kernel is not None and e.pid == history.kernel.pid
     method = wording.start_method(started) if started else None
-    process = f"{'kernel' if is_kernel else 'process'} {e.pid}" + (f" ({method})" if method else "")
+    role = history.role(e.pid)
+    process = f"{'process' if role == 'worker' else role} {e.pid}"
+    process += f" ({method})" if method else ""
     return Finding(
         kind,
         message + (GUESS if work.is_guess else ""),

@@ -213,12 +213,12 @@ def leftovers(history: History) -> list[Finding]:
             key,
             Finding(
                 "leftover-process",
-                f"a process outlived the page and was ended: {command}",
+                f"a process outlived the {history.steps.name} and was ended: {command}",
                 history.line(cell),
                 cell=cell,
                 process=f"process {first.child}",
-                hint="End it in the page: shut its executor down, use a with block, or terminate "
-                "the program and wait for it.",
+                hint="End it where it was started: shut its executor down, use a with block, or "
+                "terminate the program and wait for it.",
             ),
         )
     return _merge_by_cell(found, counts)
@@ -239,10 +239,8 @@ def _merge_by_cell(
 def _with_count(finding: Finding, count: int) -> Finding:
     if count == 1:
         return finding
-    message = finding.message.replace(
-        "a process outlived the page and was ended",
-        f"{count} processes outlived the page and were ended",
-    )
+    message = finding.message.replace("a process outlived", f"{count} processes outlived", 1)
+    message = message.replace("and was ended", "and were ended", 1)
     return Finding(
         finding.kind,
         message,

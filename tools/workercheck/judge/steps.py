@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
+
+from workercheck.evidence import records as ev
 
 EXPECT_WORKER_ERROR = "expect-worker-error"
 RAISES_EXCEPTION = "raises-exception"
@@ -12,10 +14,10 @@ RAISES_EXCEPTION = "raises-exception"
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of what ran: a code cell of a page."""
+    """One step of what ran: a code cell of a page, or a line of a program that handed work out."""
 
     line: int
-    """1-based line of the source where the step begins."""
+    """1-based line of the source where the step begins, 0 where it is not known."""
     tags: frozenset[str]
 
     @property
@@ -39,3 +41,54 @@ class Steps(Protocol):
     @property
     def allow_errors(self) -> bool:
         """Whether every step may raise."""
+
+    @property
+    def name(self) -> str:
+        """What ran: ``page`` or ``command``."""
+
+    def step_of(self, place: ev.Place) -> int | None:
+        """Return the step that a place stands in by itself, None where only the run tells."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class HandOut(Step):
+    """A line of a program that handed work out."""
+
+    source: str
+    """The path of its file, as a person would type it."""
+    docname: str
+    """The path, or the id of the test that ran."""
+    cell: int | None = None
+    """The 0-based index among the code cells, for a line of a notebook."""
+
+
+class HandOuts:
+    """The steps of a command, told from what handed work out: nobody knows them before it runs.
+
+    Parameters
+    ----------
+    places
+        All places of its evidence.
+    locate
+        Returns the line at which a place stands, None where that is not known.
+    """
+
+    name = "command"
+    allow_errors = False
+
+    def __init__(
+        self, places: Iterable[ev.Place], locate: Callable[[ev.Place], HandOut | None]
+    ) -> None:
+        self.cells: list[HandOut] = []
+        self._steps: dict[tuple[int, int], int] = {}
+        known: dict[HandOut, int] = {}
+        for place in places:
+            step = locate(place)
+            if step is not None:
+                self._steps[place.pid, place.id] = known.setdefault(step, len(self.cells))
+                if len(known) > len(self.cells):
+                    self.cells.append(step)
+
+    def step_of(self, place: ev.Place) -> int | None:
+        """Return the index of the line at which a place stands."""
+        return self._steps.get((place.pid, place.id))

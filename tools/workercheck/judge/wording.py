@@ -42,6 +42,10 @@ ENGINES = tuple(
 """The command lines of workers, and how those were started."""
 
 
+_SERVICE = re.compile("|".join(lib.service for lib in libraries.LIBRARIES if lib.service))
+"""The command line of what an executor starts beside its workers, a scheduler for one."""
+
+
 def start_method(process: ev.ProcessStarted) -> str | None:
     """Return how a worker was started, None for a process that is no worker.
 
@@ -53,6 +57,15 @@ def start_method(process: ev.ProcessStarted) -> str | None:
     if process.forked:
         return "forkserver" if ".forkserver import" in words else "fork"
     return next((name for pattern, name in ENGINES if pattern.search(words)), None)
+
+
+def is_program(process: ev.ProcessStarted) -> bool:
+    """Tell whether a process works for no other one: a kernel, a script, and no library's service."""
+    return (
+        not process.forked
+        and start_method(process) in (None, "mpi4py")
+        and not _SERVICE.search(" ".join(process.argv[:4]))
+    )
 
 
 def executor_from(stack: Sequence[Sequence[str]]) -> str | None:
@@ -113,11 +126,11 @@ def reader_object(names: Sequence[str]) -> str | None:
     return next(iter(main or own), None)
 
 
-def process(e: ev.LoadFailed, *, is_kernel: bool, method: str | None) -> str:
+def process(e: ev.LoadFailed, role: str, method: str | None) -> str:
     """Name the process, or the interpreter in it, in which a load failed."""
     if e.interpreter:
         return f"interpreter {e.interpreter} of process {e.pid}"
-    return f"{'kernel' if is_kernel else 'worker'} {e.pid}" + (f" ({method})" if method else "")
+    return f"{role} {e.pid}" + (f" ({method})" if method else "")
 
 
 def end_of(exitcode: int) -> str:

@@ -22,10 +22,10 @@ _tasks: dict[int, tuple[weakref.ref[Any], int]] = {}
 
 
 def task_made(frame: FrameType, task: Any) -> None:
-    """Note a task that was made on behalf of a cell."""
+    """Note a task that was made on behalf of a cell, or by the reader's code of a program."""
     coroutine = task.get_coro()
     module = str(coroutine.cr_frame.f_globals.get("__name__", ""))
-    if module.startswith((*HOUSEKEEPING, "workercheck.")) or places.cell(frame) is None:
+    if module.startswith((*HOUSEKEEPING, "workercheck.")) or not places.is_anybodys(frame):
         return
     _remember(task, frame, coroutine)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 import weakref
 
 from workercheck.libraries import MODULES
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # Kept from before a test suite or a page can replace them.
 _open, _listdir = open, os.listdir
+_monotonic, _sleep = time.monotonic, time.sleep
+
+PATIENCE = 10.0
+"""Seconds that the work of a program gets to fail at its end, at most."""
 
 _owners: list[Callable[[], Any]] = []
 """Weak references to what may still fail: threads that manage executors, pools, processes."""
@@ -245,7 +250,14 @@ def process_closed(frame: FrameType, _: Any) -> None:
 
 
 def process_ends(_frame: FrameType, _: Any) -> None:
-    """Tell what nobody looked at, before a process of `multiprocessing` ends."""
+    """Tell what nobody looked at, before `multiprocessing` ends what this process started.
+
+    A program does not wait for a Pool: work under way gets a moment to fail where it can be seen.
+    """
+    if places.is_program():
+        deadline = _monotonic() + PATIENCE
+        while is_busy() and _monotonic() < deadline:
+            _sleep(0.02)
     tell()
 
 

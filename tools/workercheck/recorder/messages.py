@@ -27,8 +27,6 @@ _Builtin = type(len)
 _BUFFERS = (bytes, bytearray, memoryview)
 _STARTERS = (".forkserver", ".spawn")
 """Modules whose functions start processes, and are never what a process is to run."""
-_WORKER_WORDS = ("multiprocessing", "loky", "engine", "worker", "mpi4py")
-"""In the command line of a process that may work for another one."""
 
 _carries: "dict[int, bool]" = {}
 """By the id of a function's code: whether it carries messages."""
@@ -205,8 +203,7 @@ def _get_ready() -> None:
         from workercheck.recorder import mapped, places
 
         _places, _mapped, _resolvers = places, mapped, places.resolvers
-        words = " ".join(sys.orig_argv)
-        _is_worker = events.forked or any(word in words for word in _WORKER_WORDS)
+        _is_worker = places.is_worker()
         _is_ready = True
 
 

@@ -14,9 +14,10 @@ import os
 import sys
 import weakref
 from _thread import get_ident as _get_ident
+from os import environ as _environ
 
 from workercheck.libraries import FALLS_BACK, MODULES
-from workercheck.recorder import events
+from workercheck.recorder import events, sources
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ READER, CARRIER, OTHER, END, OWN = range(5)
 worker's stack; nobody's, a wrapper through which the others are seen."""
 
 _LIMIT = 20_000
+
+_WORKER_WORDS = ("multiprocessing", "loky", "engine", "worker", "mpi4py")
+"""In the command line of a process that may work for another one."""
+_CURRENT_TEST = "PYTEST_CURRENT_TEST"
+_inherited_test = _environ.get(_CURRENT_TEST, "").rpartition(" (")[0]
+"""The test that started this process, empty where none did."""
 
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -78,6 +85,8 @@ def _kind(frame: FrameType) -> int:
         return END if is_bottom else CARRIER
     if file.startswith("<frozen") or file.startswith(_STDLIB) or any(p in file for p in _INSTALLED):
         return OTHER
+    if file.startswith(sources.DOCTEST):
+        return READER
     if file.startswith("<"):
         # Made by `exec`, a wrapper for one: whoever made it does what it does.
         return READER if module == "__main__" else OWN
@@ -184,7 +193,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
     """
     global _count
     reader = reader_of(frame)
-    here = cell(frame)
+    here = on_behalf(frame)
     code = getattr(function, "__code__", None)
     what = id(code) if code is not None else id(function)
     key: Any
@@ -202,13 +211,15 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
         number = _places[key] = _count
         _cells[number] = here
         _kept.append((reader and reader.f_code, code if code is not None else function))
+        file, line = sources.position(reader) if reader is not None else ("", 0)
         events.write(
             "place",
             id=number,
-            file=events.text(reader.f_code.co_filename)[:500] if reader is not None else "",
-            line=reader.f_lineno or 0 if reader is not None else 0,
-            cell=here,
+            file=events.text(file)[:500],
+            line=line,
+            cell=here if _runs_kernel() else None,
             number=_number_of(reader),
+            test=events.text(test())[:500] or None,
             executor=executor,
             through=_library_behind(frame),
             names=names_of(function, args)[:12] if function is not None else [],
@@ -248,7 +259,7 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
         what = known[1] if known is not None else kind(frame)
         if what == READER:
             assert first is not None
-            key = (id(frame.f_code), frame.f_lasti, id(first.f_code), cell(frame))
+            key = (id(frame.f_code), frame.f_lasti, id(first.f_code), on_behalf(frame))
             number = _sent_from.get(key)
             if number is None:
                 number = place(frame, executor_behind(first), None)
@@ -259,8 +270,8 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
         if what == END:
             break
         frame = frame.f_back
-    if events.forked or _runs_no_kernel():
-        return 0, True
+    if not _runs_kernel():
+        return 0, is_worker()
     if _get_ident() != _main_thread:
         return 0, False  # a library's own thread, which serves every cell
     return place(first, executor_behind(first)), False
@@ -303,6 +314,34 @@ def resolve_at(code: CodeType, resolver: Resolver) -> None:
     resolvers[id(code)] = resolver
 
 
+def is_worker() -> bool:
+    """Tell whether this process may work for another one."""
+    words = " ".join(sys.orig_argv)
+    return events.forked or any(word in words for word in _WORKER_WORDS)
+
+
+def is_program() -> bool:
+    """Tell whether this process is a program: no worker, and no kernel, whose end is announced."""
+    return not (is_worker() or _runs_kernel())
+
+
+def test() -> str:
+    """Return the id of the test that runs in this process, or started it, empty where none did."""
+    if "_pytest" not in sys.modules:
+        return _inherited_test
+    return _environ.get(_CURRENT_TEST, "").rpartition(" (")[0]  # "id (call)"
+
+
+def on_behalf(frame: FrameType | None = None) -> str | None:
+    """Return the message id of the cell, or the test, on whose behalf this code runs."""
+    return cell(frame) if _runs_kernel() else test() or None
+
+
+def is_anybodys(frame: FrameType | None) -> bool:
+    """Tell whether code runs on behalf of a cell, or the reader's code of a program called it."""
+    return (cell(frame) if _runs_kernel() else reader_of(frame)) is not None
+
+
 def cell(frame: FrameType | None = None) -> str | None:
     """Return the message id of the cell on whose behalf this code runs, None where nothing tells.
 
@@ -311,7 +350,7 @@ def cell(frame: FrameType | None = None) -> str | None:
     task of a thread pool for the cell that submitted it; a thread that a library started for
     itself works for no cell that is known.
     """
-    if events.forked or _runs_no_kernel():  # a copy has the kernel as it was then
+    if not _runs_kernel():
         return None
     try:
         if _get_ident() != _main_thread:
@@ -388,13 +427,14 @@ def forget() -> None:
     _count = 0
 
 
-def _runs_no_kernel() -> bool:
-    return "ipykernel.kernelapp" not in sys.modules
+def _runs_kernel() -> bool:
+    """Tell whether this process is a kernel; a forked copy has the kernel as it was then."""
+    return not events.forked and "ipykernel.kernelapp" in sys.modules
 
 
 def _number_of(reader: FrameType | None) -> int | None:
     """Return the execution count of the cell in which a frame's code stands."""
-    if reader is None or events.forked or _runs_no_kernel():
+    if reader is None or not _runs_kernel():
         return None
     try:
         shell = sys.modules["IPython"].get_ipython()

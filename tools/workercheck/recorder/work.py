@@ -44,7 +44,7 @@ def submitted(argument: str) -> monitor.Handler:
         key = (
             id(caller.f_code) if caller is not None else 0,
             caller.f_lasti if caller is not None else 0,
-            places.cell(caller),
+            places.on_behalf(caller),
             type(owner),
             id(function if code is None else code),
         )

@@ -63,6 +63,8 @@ class Report:
     pages: list[PageReport]
     site: dict[str, str]
     """SHA-256 of the files that tie the report to its build, by path in OUTDIR."""
+    of_command: bool = False
+    """Whether the pages are the files and tests of a command that handed work out."""
 
     @property
     def verdict(self) -> str:
@@ -187,6 +189,9 @@ def summary(report: Report) -> str:
     failed = sum(bool(page.unexpected) for page in report.pages)
     cached = sum(page.cached for page in report.pages)
     expected = sum(f.expected for page in report.pages for f in page.findings)
+    if report.of_command:
+        what = count(len(report.pages), "file or test", "files and tests")
+        return f"{what} handed out work, {failed} failed ({count(expected, 'failure')} expected)"
     return (
         f"{count(len(report.pages), 'page')} with code, {failed} failed"
         f" ({cached} from the cache, {count(expected, 'failure')} expected)"
@@ -243,6 +248,6 @@ def junit(report: Report) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return the number and the noun, in the plural where it takes one."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

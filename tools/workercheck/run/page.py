@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 
+from workercheck.evidence import records as ev
 from workercheck.judge.steps import Step
 
 SKIP_EXECUTION = "skip-execution"
@@ -41,6 +42,15 @@ class Page:
     allow_errors: bool
     exclusive: bool
     """Whether no other page may run at the same time."""
+
+    @property
+    def name(self) -> str:
+        """What runs, as a finding calls it."""
+        return "page"
+
+    def step_of(self, place: ev.Place) -> int | None:
+        """Return None: the run tells which cell handed work out."""
+        return None
 
     @property
     def kernel_name(self) -> str:

@@ -1,4 +1,4 @@
-"""The command line: judge a finished build, or look at an environment."""
+"""The command line: judge a finished build, watch a command, or look at an environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS["github"] = report.github
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``workercheck OUTDIR`` or ``workercheck doctor``.
+    """Run ``workercheck OUTDIR``, ``workercheck run`` or ``workercheck doctor``.
 
     Returns
     -------
@@ -29,12 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from workercheck.fronts.commands import doctor
 
         return doctor.main(arguments[1:])
+    if arguments[:1] == ["run"]:
+        from workercheck.fronts.commands import run
+
+        return run.main(arguments[1:], FORMATS)
     parser = argparse.ArgumentParser(
         prog="workercheck",
         description="Judge a finished documentation build by the report that the Sphinx "
         "extension workercheck left in it.",
         epilog="exit status: 0 clean, 1 findings, 2 it cannot tell. "
-        "`workercheck doctor` looks at this environment instead of a build, see its --help.",
+        "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck doctor` looks "
+        "at this environment; see their --help.",
     )
     parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
     parser.add_argument("--format", choices=sorted(FORMATS), default="text")

@@ -1,0 +1,358 @@
+"""``workercheck run -- COMMAND``: what it finds, its exit status, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+LOST = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+def area(x):
+    return x * missing
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1) as executor:
+        future = executor.submit(area, 2)
+"""
+SWALLOWED = """
+from concurrent.futures import ProcessPoolExecutor
+
+class Fragile:
+    def __reduce__(self):
+        return int, ("no number",)
+
+def length(thing):
+    return 1
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1) as executor:
+        try:
+            executor.submit(length, Fragile()).result()
+        except Exception:
+            pass
+"""
+HEALTHY = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+def square(x):
+    return x * x
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2) as executor:
+        print(list(executor.map(square, range(3))), sys.stdin.read())
+"""
+OF_ANOTHER_PROGRAM = """
+import subprocess, sys
+subprocess.run([sys.executable, "lost.py"], check=True)
+"""
+POOL_DROPPED = """
+import multiprocessing
+
+def divide(x):
+    return 1 / x
+
+if __name__ == "__main__":
+    pool = multiprocessing.Pool(1)
+    pool.apply_async(divide, (0,))
+"""
+TASK_DROPPED = """
+import asyncio
+
+async def divide(x):
+    return 1 / x
+
+async def main():
+    task = asyncio.create_task(divide(0))
+    await asyncio.sleep(0.01)
+
+asyncio.run(main())
+"""
+FAILS = """
+raise SystemExit(7)
+"""
+DIES = """
+import os, signal
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+LEAVES = """
+import subprocess, sys
+code = "import time; time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+"""
+RESPAWNS = """
+import multiprocessing
+
+def prepare():
+    raise RuntimeError("not today")
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2, initializer=prepare) as pool:
+        pool.map(abs, [1])
+"""
+WAITS = """
+import multiprocessing
+
+class Fragile:
+    def __reduce__(self):
+        return int, ("no number",)
+
+if __name__ == "__main__":
+    with multiprocessing.Pool(1) as pool:
+        pool.map(print, [Fragile()])
+"""
+UNWATCHED = """
+pass
+"""
+SCRIPTS = {
+    name.lower(): code.lstrip()
+    for name, code in list(globals().items())
+    if name.isupper() and isinstance(code, str)
+}
+OPTIONS = {"unwatched": ["-S"]}
+
+
+@dc.dataclass
+class Watched:
+    status: int
+    out: str
+    err: str
+    report: dict[str, Any]
+
+    @property
+    def found(self) -> list[tuple[str, str, int]]:
+        return [
+            (page["docname"], finding["kind"], finding["line"])
+            for page in self.report["pages"]
+            for finding in page["findings"]
+        ]
+
+
+def watch(folder: Path, name: str, *command: str, options: tuple[str, ...] = ()) -> Watched:
+    report = folder / f"{name}.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "workercheck", "run", "--report", report, *options, "--", *command],
+        cwd=folder,
+        input="said",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Watched(done.returncode, done.stdout, done.stderr, json.loads(report.read_text()))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scripts")
+    for name, code in SCRIPTS.items():
+        (folder / f"{name}.py").write_text(code)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path) -> dict[str, Watched]:
+    """Every script, watched; most of the time is spent waiting for processes."""
+
+    def run(name: str) -> Watched:
+        return watch(folder, name, sys.executable, *OPTIONS.get(name, ()), f"{name}.py")
+
+    with ThreadPoolExecutor(3) as executor:
+        return dict(zip(SCRIPTS, executor.map(run, SCRIPTS), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "found"),
+    [
+        ("lost", 1, [("lost.py", "unseen-failure", 9)]),
+        ("swallowed", 1, [("swallowed.py", "unpickle-task", 13)]),
+        ("healthy", 0, []),
+        ("of_another_program", 1, [("lost.py", "unseen-failure", 9)]),
+        ("pool_dropped", 1, [("pool_dropped.py", "unseen-failure", 8)]),
+        ("task_dropped", 1, [("task_dropped.py", "unseen-failure", 7)]),
+        ("fails", 7, []),
+        ("dies", 128 + signal.SIGTERM, []),
+        ("leaves", 1, [("leaves.py", "leftover-process", 3)]),
+        ("respawns", 1, [("respawns.py", "worker-died", 8)]),
+        ("waits", 1, [("waits.py", "unpickle-task", 9)]),
+    ],
+)
+def test_command_is_judged(
+    runs: dict[str, Watched], name: str, status: int, found: list[tuple[str, str, int]]
+) -> None:
+    run = runs[name]
+    assert (status, found) == (run.status, run.found), run.err
+    assert ("fail" if found else "pass") == run.report["verdict"]
+    for docname, kind, line in found:
+        assert f"{docname}:{line}: " in run.err
+        assert f"[{kind}]" in run.err
+
+
+def test_streams_are_those_of_the_command(runs: dict[str, Watched]) -> None:
+    assert "[0, 1, 4] said\n" == runs["healthy"].out
+
+
+def test_report_of_a_command(runs: dict[str, Watched]) -> None:
+    (page,) = runs["lost"].report["pages"]
+    assert ("lost.py", "lost.py", "fail", True, 1) == tuple(
+        page[name] for name in ("docname", "source", "verdict", "executed", "workers")
+    )
+    assert ["concurrent.futures.ProcessPoolExecutor"] == page["executors"]
+    assert page["findings"][0]["cell"] is None
+
+
+def test_why_a_command_was_ended_is_said(runs: dict[str, Watched]) -> None:
+    assert "the command was ended: 20 workers of one pool failed" in runs["respawns"].err
+    assert "the command was ended: it lost work, and has done nothing" in runs["waits"].err
+
+
+def test_command_in_which_nothing_was_watched_is_2(runs: dict[str, Watched]) -> None:
+    run = runs["unwatched"]
+    assert (2, "fail") == (run.status, run.report["verdict"])
+    assert "cannot tell: not watched" in run.err
+    assert "pass_env" in run.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "a command is missing"),
+        (["--"], 2, "a command is missing"),
+        (["--report"], 2, "expected one argument"),
+        (["lost.py", "--", "true"], 2, "the command comes after --"),
+        (["--", "no-such-program"], 127, "cannot run no-such-program"),
+        (["--", "."], 126, "cannot run ."),
+    ],
+)
+def test_bad_call_is_an_error(
+    folder: Path, arguments: list[str], status: int, message: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workercheck", "run", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert status == done.returncode
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["json", "junit", "github"])
+def test_other_formats_are_printed(folder: Path, name: str) -> None:
+    command = [sys.executable, "lost.py"]
+    run = watch(folder, f"of-{name}", *command, options=("--format", name))
+    assert 1 == run.status
+    assert {"json": '"line": 9', "junit": "<failure", "github": "::error file=lost.py,line=9"}[
+        name
+    ] in run.out
+
+
+SLEEPS = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+
+def work():
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1) as executor:
+        executor.submit(work)
+        while not executor._processes:
+            time.sleep(0.01)
+        try:
+            print("ready", flush=True)
+            time.sleep(600)
+        except KeyboardInterrupt:
+            executor.kill_workers() if hasattr(executor, "kill_workers") else [
+                process.kill() for process in executor._processes.values()
+            ]
+            sys.exit(5)
+"""
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    found = psutil.Process(pid).children(recursive=True)
+    assert found
+    return found
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    deadline = time.monotonic() + 60
+    left = processes
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert [] == left
+
+
+@pytest.fixture
+def sleeping(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    command = [sys.executable, "-m", "workercheck", "run", "--", sys.executable, "sleeps.py"]
+    # Its group is ended with it, as Ctrl-C in a shell or a CI runner does.
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert "ready\n" == process.stdout.readline()
+    yield process, descendants(process.pid)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 5), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_signal_reaches_the_command_and_nothing_is_left(
+    sleeping, number: signal.Signals, status: int, to_group: bool
+) -> None:
+    process, below = sleeping
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    assert status == process.wait()
+    assert_gone(below)
+
+
+def test_terminal_is_the_commands_own(tmp_path: Path) -> None:
+    """Ctrl-C at the terminal reaches the command, once."""
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execv(
+            sys.executable,
+            [sys.executable, *("-m", "workercheck", "run", "--", sys.executable, "sleeps.py")],
+        )
+    try:
+        said = b""
+        while b"ready" not in said:
+            said += os.read(terminal, 1024)
+        below = descendants(pid)
+        os.write(terminal, b"\x03")
+        try:
+            while chunk := os.read(terminal, 1024):
+                said += chunk
+        except OSError:
+            pass  # how Linux says that the other end is closed
+        assert 5 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+        assert_gone(below)
+    finally:
+        os.close(terminal)

@@ -1,0 +1,115 @@
+"""``workercheck run``: watch any command, and judge it."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from workercheck.evidence import records as ev
+from workercheck.judge import rules
+from workercheck.report import command as report_of
+from workercheck.report import record
+from workercheck.report.record import Report
+from workercheck.run.command import CommandRun, run_command
+from workercheck.run.locate import hand_outs
+
+_USAGE = "workercheck run [--report FILE] [--format {github,json,junit,text}] -- COMMAND …"
+
+
+def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> int:
+    """Run a command and judge it.
+
+    Returns
+    -------
+    int
+        The command's exit status where it is not 0, else 1 on findings, 2 when nothing was
+        watched, else 0; 2 also when the command cannot be started.
+    """
+    parser = argparse.ArgumentParser(
+        prog="workercheck run",
+        usage=_USAGE,
+        description="Run a command and watch what it sends to other processes.",
+        epilog="exit status: that of COMMAND where it is not 0, else 1 on findings, 2 when nothing "
+        "was watched, else 0.",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write report.json there")
+    parser.add_argument(
+        "--format", choices=sorted(formats), default="text", help="how findings are printed"
+    )
+    parser.add_argument("command", nargs="*", metavar="COMMAND")
+    own, command = _split(argv)
+    options = parser.parse_args(own)
+    if not command:
+        parser.error("a command is missing: workercheck run -- COMMAND …")
+    if options.command:
+        parser.error(f"unknown argument {options.command[0]!r}; the command comes after --")
+    cwd = Path.cwd()
+
+    def has_failed(events: list[ev.Event]) -> bool:
+        return rules.has_failed(hand_outs(events, cwd), events)
+
+    try:
+        run = run_command(command, has_failed=has_failed)
+    except OSError as exc:
+        where = exc.filename or command[0]
+        print(f"workercheck: cannot run {where}: {exc.strerror or exc}", file=sys.stderr)
+        return 127 if isinstance(exc, FileNotFoundError) else 126
+    found = _report(run, cwd)
+    _show(found, run, options.format, formats)
+    if options.report is not None:
+        try:
+            options.report.parent.mkdir(parents=True, exist_ok=True)
+            options.report.write_text(found.to_json() + "\n", encoding="utf-8")
+        except OSError as exc:
+            print(f"workercheck: {options.report}: {exc.strerror}", file=sys.stderr)
+            return run.status or 2
+    if run.cut_short:
+        return 1
+    if run.status:
+        return run.status
+    if not _is_watched(run):
+        return 2
+    return 1 if found.verdict == "fail" else 0
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    words = list(argv)
+    if "--" not in words:
+        return words, []
+    return words[: words.index("--")], words[words.index("--") + 1 :]
+
+
+def _is_watched(run: CommandRun) -> bool:
+    return any(isinstance(event, ev.ProcessStarted) for event in run.events)
+
+
+def _report(run: CommandRun, cwd: Path) -> Report:
+    started = [e for e in run.events if isinstance(e, ev.ProcessStarted)]
+    environment = {
+        "python": started[0].python if started else platform.python_version(),
+        "start_method": "",
+        "packages": {},
+        "key": "",
+    }
+    if not started:
+        return report_of.not_watched(run.argv, environment)
+    return report_of.of_command(run.argv, hand_outs(run.events, cwd), run.events, environment)
+
+
+def _show(
+    found: Report, run: CommandRun, name: str, formats: dict[str, Callable[[Report], str]]
+) -> None:
+    """Print the findings: text where it does not mix with what the command printed."""
+    if run.cut_short:
+        print(f"workercheck: the command was ended: {run.cut_short}", file=sys.stderr)
+    if formats[name] is not record.text:
+        if output := formats[name](found):
+            print(output, flush=True)
+    elif _is_watched(run):
+        print(record.text(found), file=sys.stderr)
+    else:
+        doubt = report_of.NOTHING_WATCHED
+        print(f"workercheck: cannot tell: {doubt.message}. {doubt.hint}", file=sys.stderr)

@@ -1,0 +1,58 @@
+"""The file and the line of the reader's code, as the reader knows them.
+
+What the interpreter knows code by is not always its file: a script has the path with which it was
+called, an example in a docstring a name that `doctest` made. Looked up once for each place.
+
+Only the standard library is imported. Nothing here may raise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+DOCTEST = "<doctest "
+"""The beginning of the file name of an example of `doctest`."""
+
+_EXAMPLE = re.compile(r"<doctest .*\[(\d+)\]>")
+
+# Kept from before a test suite or a page can replace them.
+_isabs, _isfile, _join = os.path.isabs, os.path.isfile, os.path.join
+try:
+    _cwd = os.getcwd()
+except OSError:  # it was removed
+    _cwd = ""
+
+
+def position(frame: FrameType) -> tuple[str, int]:
+    """Return the file and the 1-based line at which a frame stands."""
+    file, line = frame.f_code.co_filename, frame.f_lineno or 0
+    if file.startswith(DOCTEST):
+        file, line = _in_docstring(frame) or (file, line)
+    if not _isabs(file) and _isfile(path := _join(_cwd, file)):
+        file = path
+    return file, line
+
+
+def _in_docstring(frame: FrameType) -> tuple[str, int] | None:
+    """Return the position of an example of `doctest`, which its runner knows."""
+    match = _EXAMPLE.match(frame.f_code.co_filename)
+    runner: FrameType | None = frame
+    while runner is not None and not (
+        runner.f_globals.get("__name__") == "doctest" and "examplenum" in runner.f_locals
+    ):
+        runner = runner.f_back
+    if runner is None or match is None:
+        return None
+    test: Any = runner.f_locals.get("test")
+    number = int(match[1])
+    if type(test.filename) is not str or number >= len(test.examples):
+        return None
+    # Both count from 0: the docstring in its file, the example in its docstring.
+    first = (test.lineno or 0) + test.examples[number].lineno
+    return test.filename, first + (frame.f_lineno or 1)

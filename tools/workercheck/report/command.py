@@ -1,0 +1,103 @@
+"""The report about a command: each file that handed work out, and each test, is a page."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from workercheck import libraries
+from workercheck.evidence import records as ev
+from workercheck.judge import remains, rules
+from workercheck.judge.finding import Finding
+from workercheck.judge.history import History
+from workercheck.judge.steps import HandOut, HandOuts
+from workercheck.report.record import PageReport, Report
+
+
+def of_command(
+    argv: Sequence[str], steps: HandOuts, events: Sequence[ev.Event], environment: dict[str, Any]
+) -> Report:
+    """Judge the evidence of a command.
+
+    Parameters
+    ----------
+    argv
+        The command.
+    steps
+        The lines that handed work out.
+    events
+        The whole evidence.
+    environment
+        What ``report.json`` says of it.
+    """
+    history = History(steps, events)
+    pages = _Pages(argv)
+    for line, executors in zip(steps.cells, _executors(history), strict=True):
+        page = pages.of_step(line)
+        page.executors = list(dict.fromkeys([*page.executors, *executors]))
+    for pid, method in history.work_processes().items():
+        cell = history.cell_of_process(pid)
+        if cell is not None:
+            page = pages.of_step(steps.cells[cell])
+            page.started[method] = page.started.get(method, 0) + 1
+            page.workers += 1
+    for finding in rules.judge(history):
+        if finding.cell is None:
+            pages.of_command().findings.append(finding)
+        else:
+            step = steps.cells[finding.cell]
+            pages.of_step(step).findings.append(dc.replace(finding, cell=step.cell))
+    return Report(environment, pages.sorted(), {}, of_command=True)
+
+
+def not_watched(argv: Sequence[str], environment: dict[str, Any]) -> Report:
+    """Return the report about a command of which nothing is known."""
+    pages = _Pages(argv)
+    page = pages.of_command()
+    page.executed = False
+    page.findings = [NOTHING_WATCHED]
+    return Report(environment, pages.sorted(), {}, of_command=True)
+
+
+NOTHING_WATCHED: Finding = remains.not_watched(
+    "no Python process of the command had the recorder in it",
+    "Install workercheck in the environment in which the command's Python runs, and let the "
+    "variable WORKERCHECK_EVIDENCE through to it: for tox, add it to pass_env, or call tox with "
+    "TOX_OVERRIDE=testenv.pass_env+=WORKERCHECK_EVIDENCE.",
+)
+
+
+class _Pages:
+    """The pages of a report, by name and path."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = argv
+        self._pages: dict[tuple[str, str], PageReport] = {}
+
+    def of_step(self, step: HandOut) -> PageReport:
+        return self._page(step.docname, step.source)
+
+    def of_command(self) -> PageReport:
+        script = next((word for word in self._argv[1:] if Path(word).is_file()), self._argv[0])
+        return self._page(shlex.join(self._argv), script)
+
+    def _page(self, docname: str, source: str) -> PageReport:
+        return self._pages.setdefault((docname, source), PageReport(docname, source, executed=True))
+
+    def sorted(self) -> list[PageReport]:
+        return [self._pages[key] for key in sorted(self._pages)]
+
+
+def _executors(history: History) -> Iterable[list[str]]:
+    """Yield, for each line, the executors that it handed work to."""
+    found: list[list[str]] = [[] for _ in history.steps.cells]
+    for place in history.of(ev.Place):
+        step = history.steps.step_of(place)
+        if step is not None and libraries.library_of(place.executor) is not None:
+            name = libraries.public(place.executor)
+            if not name.endswith(".Pipe"):
+                found[step].append(name)
+    return found

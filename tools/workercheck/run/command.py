@@ -1,0 +1,167 @@
+"""Run any command with the recorder on, and leave no process of it behind."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import dataclasses as dc
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from workercheck import libraries
+from workercheck.evidence import records as ev
+from workercheck.evidence.reader import Evidence
+from workercheck.run import reaper
+from workercheck.run.leftovers import end_all
+from workercheck.run.terminal import Foreground
+from workercheck.run.watch import POLL, RESPAWNS, Watch
+
+STALLED = 15.0
+"""Seconds without a moment of work, after which a command that has lost work waits for it."""
+
+_PATIENCE = 5.0
+"""Seconds that a command gets to end after each signal."""
+_BUSY = 0.01
+"""Seconds of processor time between two looks, from which on a command works."""
+_LOOK = 1.0
+"""Seconds between two looks at the processor time."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class CommandRun:
+    """What the run of a command left."""
+
+    argv: tuple[str, ...]
+    status: int
+    """Its exit status, as a shell gives it."""
+    cut_short: str
+    """Why it was ended, empty where it ended by itself."""
+    events: list[ev.Event]
+    seconds: float
+
+
+def run_command(argv: Sequence[str], *, has_failed: Callable[[list[ev.Event]], bool]) -> CommandRun:
+    """Run a command to its end.
+
+    Parameters
+    ----------
+    argv
+        The command. Its streams and its terminal are those of this process.
+    has_failed
+        Tells from the events so far whether work was lost that was not expected to.
+
+    Raises
+    ------
+    OSError
+        If the command cannot be started, or the folder for temporary files cannot be written.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="workercheck-"))
+    with reaper.watching(folder), Foreground() as program:
+        evidence_folder = folder / "evidence"
+        evidence_folder.mkdir()
+        evidence = Evidence(evidence_folder).create()
+        return _Command(argv, evidence, program, has_failed).run()
+
+
+class _Command:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        evidence: Evidence,
+        program: Foreground,
+        has_failed: Callable[[list[ev.Event]], bool],
+    ) -> None:
+        self.argv = tuple(argv)
+        self.evidence = evidence
+        self.program = program
+        self.watch = Watch(evidence, Path.cwd(), has_failed)
+        self.read = 0
+        self.pools: dict[int, tuple[int, int]] = {}
+        """By the pid of a worker: the process and the place for which a library started it."""
+        self.ended = collections.Counter[tuple[int, int]]()
+        """How many workers of a place failed."""
+        self.worked_at = time.monotonic()
+        self.spent = 0.0
+        self.next_look = 0.0
+
+    def run(self) -> CommandRun:
+        started = time.monotonic()
+        self.program.start(self.argv, os.environ | self.evidence.environ)
+        self.watch.tree.begin(self.program.pid, time.time())
+        cut_short = ""
+        try:
+            while not self.program.wait(POLL):
+                self.watch.look()
+                if not cut_short and (cut_short := self._why_to_end()):
+                    self._end()
+            ended_well = not (cut_short or self.program.was_signalled)
+            if ended_well:
+                self.watch.last_look()
+        finally:
+            self.evidence.append(ev.ShutdownStarted)
+            asyncio.run(
+                end_all(
+                    self.watch.tree,
+                    self.evidence,
+                    set(self.watch.tree.all()),
+                    is_cut_short=bool(cut_short or self.program.was_signalled),
+                )
+            )
+        self.evidence.read(final=True)
+        seconds = time.monotonic() - started
+        self.evidence.append(ev.Finished, seconds=seconds, language="python")
+        return CommandRun(
+            self.argv, self.program.status or 0, cut_short, self.evidence.read(), seconds
+        )
+
+    def _why_to_end(self) -> str:
+        """Say why the command cannot come to an end by itself, empty where it may."""
+        if self.watch.failed_at is None:
+            return ""
+        events = self.evidence.read()
+        for event in events[self.read :]:
+            if isinstance(event, ev.ChildStarted) and (event.target or "").startswith(
+                libraries.MODULES
+            ):
+                self.pools[event.child] = (event.pid, event.place)
+            elif isinstance(event, ev.LoadFailed | ev.Raised) and event.pid in self.pools:
+                self.ended[self.pools[event.pid]] += 1
+        now = time.monotonic()
+        if len(events) > self.read:
+            self.worked_at = now
+        self.read = len(events)
+        if self.ended and max(self.ended.values()) > RESPAWNS:
+            return f"{RESPAWNS} workers of one pool failed, each in the place of the one before"
+        if now > self.next_look:
+            self.next_look = now + _LOOK
+            spent = self._processor_time()
+            if abs(spent - self.spent) > _BUSY:
+                self.worked_at = now
+            self.spent = spent
+        if now - max(self.worked_at, self.watch.failed_at) > STALLED:
+            return f"it lost work, and has done nothing but wait for {STALLED:g} s"
+        return ""
+
+    def _processor_time(self) -> float:
+        spent = 0.0
+        for process in self.watch.tree.look():
+            with contextlib.suppress(psutil.Error):
+                spent += sum(process.cpu_times()[:2])
+        return spent
+
+    def _end(self) -> None:
+        """End the command, which may have something to say at its end."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            self.program.send(number)
+            deadline = time.monotonic() + _PATIENCE
+            while time.monotonic() < deadline:
+                if self.program.wait(POLL):
+                    return
+                self.watch.look()
