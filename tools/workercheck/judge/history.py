@@ -322,7 +322,7 @@ class History:
         return counts
 
     def work_processes(self) -> dict[int, str]:
-        """Return the pids of the processes that were started to work, with how they were started."""
+        """Return how each process was started that was started to work, by its pid."""
         found: dict[int, str] = {}
         leaders = {p.pid for p in self.of(ev.Place) if libraries.public(p.executor) == _MPI}
         # A nanny of Dask runs the same program as a worker without one, and has the worker below.

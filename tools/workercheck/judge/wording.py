@@ -60,7 +60,7 @@ def start_method(process: ev.ProcessStarted) -> str | None:
 
 
 def is_program(process: ev.ProcessStarted) -> bool:
-    """Tell whether a process works for no other one: a kernel, a script, and no library's service."""
+    """Tell whether a process works for no other one: a kernel or a script, no library's service."""
     return (
         not process.forked
         and start_method(process) in (None, "mpi4py")

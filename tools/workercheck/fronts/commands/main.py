@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Judge a finished documentation build by the report that the Sphinx "
         "extension workercheck left in it.",
         epilog="exit status: 0 clean, 1 findings, 2 it cannot tell. "
-        "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck doctor` looks "
-        "at this environment; see their --help.",
+        "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck doctor` "
+        "looks at this environment; see their --help.",
     )
     parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
     parser.add_argument("--format", choices=sorted(FORMATS), default="text")
