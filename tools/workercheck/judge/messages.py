@@ -70,7 +70,9 @@ def _is_result(history: History, e: ev.LoadFailed) -> bool:
     if any(entry[1:] and entry[1] in _RESULT_READERS for entry in e.stack):
         return True
     modules = {entry[0] for entry in e.stack if entry}
-    return history.is_program(e.pid) and e.interpreter == 0 and modules.isdisjoint(_TASK_READERS)
+    # With mpi4py, workers run the same program as the process that hands out.
+    is_parent = history.is_program(e.pid) and e.pid not in history.work_processes()
+    return is_parent and e.interpreter == 0 and modules.isdisjoint(_TASK_READERS)
 
 
 def _work_of_load(history: History, e: ev.LoadFailed, is_result: bool) -> Work:
