@@ -85,7 +85,11 @@ class History:
         self._ended_kernels = {
             e.child: self._order[id(e)] for e in reversed(self.of(ev.KernelShutdown))
         }
-        signals = [e for e in self.of(ev.SignalSent) if e.signal in _ENDING]
+        signals = [
+            e
+            for e in self.of(ev.SignalSent)
+            if e.signal in _ENDING and self._order[id(e)] < self._shutdown
+        ]
         self._signalled = {e.child: self._order[id(e)] for e in reversed(signals) if not e.is_group}
         self._found_dead = {
             pid: self._order[id(e)] for e in reversed(self.of(ev.PoolBroken)) for pid in e.ended

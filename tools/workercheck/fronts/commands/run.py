@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import platform
+import dataclasses as dc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from workercheck.report import command as report_of
 from workercheck.report import record
 from workercheck.report.record import Report
 from workercheck.run.command import CommandRun, run_command
+from workercheck.run.environment import environment as describe_environment
 from workercheck.run.locate import hand_outs
 
 _USAGE = "workercheck run [--report FILE] [--format {github,json,junit,text}] -- COMMAND …"
@@ -88,12 +89,9 @@ def _is_watched(run: CommandRun) -> bool:
 
 def _report(run: CommandRun, cwd: Path) -> Report:
     started = [e for e in run.events if isinstance(e, ev.ProcessStarted)]
-    environment = {
-        "python": started[0].python if started else platform.python_version(),
-        "start_method": "",
-        "packages": {},
-        "key": "",
-    }
+    environment = dc.asdict(describe_environment(cwd))
+    if started:  # the command may have an environment of its own
+        environment["python"] = started[0].python
     if not started:
         return report_of.not_watched(run.argv, environment)
     return report_of.of_command(run.argv, hand_outs(run.events, cwd), run.events, environment)
