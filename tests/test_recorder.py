@@ -14,6 +14,7 @@ from workercheck.evidence import records as ev
 from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import failure as _failure
+from workercheck.recorder import places
 
 
 @pytest.fixture
@@ -138,7 +139,8 @@ def test_forked_child_says_that_it_watches(evidence: Evidence) -> None:
 
 
 def test_death_during_a_load_leaves_its_mark(evidence: Evidence) -> None:
-    python(TRANSPORT.format(message=b"cos\n_exit\n(I3\ntR.") + "receiver.recv()", evidence)
+    in_worker = "import os\nif not os.fork():\n    receiver.recv()\nos.wait()"
+    python(TRANSPORT.format(message=b"cos\n_exit\n(I3\ntR.") + in_worker, evidence)
     (ended,) = MappedFiles(evidence.folder).ended_at_work(lambda pid, moment: False)
     assert (True, ["os._exit"]) == (ended["is_loading"], ended["globals"])
 
@@ -242,3 +244,28 @@ def test_torn_and_foreign_lines_are_damage(evidence: Evidence) -> None:
     assert [ev.ShutdownStarted, ev.Damaged, ev.Damaged, ev.Damaged] == [
         type(event) for event in events
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["-m", "joblib.externals.loky.backend.popen_loky_posix", "--pipe", "3"], True),
+        (["-B", "-X", "dev", "-m", "ipyparallel.engine"], True),
+        (["-u", "-m", "anyio.to_process"], True),
+        (["-m", "mpi4py.futures", "script.py"], True),
+        (["-m", "dask", "worker"], True),
+        (["-c", "from multiprocessing.forkserver import main; main(3)"], True),
+        (["-c", "import sys; from multiprocess.spawn import spawn_main; spawn_main()"], True),
+        (["bin/dask-worker", "tcp://here:1"], True),
+        (["lib/python3.14/site-packages/ray/_private/workers/default_worker.py"], True),
+        (["my_worker.py"], False),
+        (["engine.py", "multiprocessing"], False),
+        (["-m", "multiprocessing_demo"], False),
+        (["-m", "pytest", "tests/test_worker.py"], False),
+        (["-c", "import multiprocessing; main()"], False),
+        ([], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_worker_is_told_by_whose_program_it_runs(command: list[str], expected: bool) -> None:
+    assert places.is_workers_command(["python", *command]) is expected

@@ -320,7 +320,10 @@ LIBRARIES = (
         public={"mpire": "mpire.WorkerPool"},
     ),
     Library(
-        "anyio", modules=("anyio.to_process", "anyio.to_interpreter"), public={"anyio": "anyio"}
+        "anyio",
+        modules=("anyio.to_process", "anyio.to_interpreter"),
+        public={"anyio": "anyio"},
+        commands=((r"-m anyio\.to_process\b", "anyio"),),
     ),
     Library(
         "ray",

@@ -180,6 +180,12 @@ class History:
             sent = self._sent_of(sent.reply_to, turn)
         return self.work_at(sent.sender, sent.place) if sent is not None else None
 
+    def is_from_above(self, fingerprint: int, event: ev.Event) -> bool:
+        """Tell whether a message came from a process above the one of an event: it is no answer."""
+        sent = self._sent_of(fingerprint, self._turns.get(id(event), 0))
+        above = {process.pid for process in self._lineage(event.pid)} - {event.pid}
+        return sent is not None and sent.sender in above
+
     def _sent_of(self, fingerprint: int, turn: int) -> ev.MessageSent | None:
         found = self._sent.get(fingerprint, [])
         return found[min(turn, len(found) - 1)] if found else None
@@ -295,14 +301,11 @@ class History:
             return libraries.library_of(parent.target)
         started = self.started.get(pid)
         method = wording.start_method(started) if started is not None else None
-        if method in ("loky", "dask", "ipyparallel", "mpi4py", "ray"):
+        if method not in (None, "fork", "forkserver", "spawn"):
             return libraries.library_of(method) or next(
-                (
-                    library
-                    for library in libraries.LIBRARIES
-                    if any(name == method for _, name in library.commands)
-                ),
-                None,
+                library
+                for library in libraries.LIBRARIES
+                if any(name == method for _, name in library.commands)
             )
         return None
 

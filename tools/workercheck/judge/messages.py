@@ -69,6 +69,8 @@ def _failed_load(history: History, e: ev.LoadFailed) -> Finding:
 def _is_result(history: History, e: ev.LoadFailed) -> bool:
     if any(entry[1:] and entry[1] in _RESULT_READERS for entry in e.stack):
         return True
+    if history.is_from_above(e.fingerprint, e):
+        return False
     modules = {entry[0] for entry in e.stack if entry}
     # With mpi4py, workers run the same program as the process that hands out.
     is_parent = history.is_program(e.pid) and e.pid not in history.work_processes()

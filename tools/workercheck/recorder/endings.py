@@ -277,9 +277,14 @@ def error_logged(frame: FrameType, _: Any) -> None:
 
 def watch_service_threads(threading: Any) -> None:
     """Notice an error that ends a thread which serves an executor: results are lost with it."""
+    if not hasattr(sys, "monitoring"):
+        from workercheck.recorder import monitor311
+
+        monitor311.before_excepthook(threading, _thread_ends)
+        return
     maker = threading._make_invoke_excepthook.__code__
     inner = [c for c in maker.co_consts if getattr(c, "co_name", "") == "invoke_excepthook"]
-    if inner and getattr(sys, "monitoring", None) is not None:
+    if inner:
         monitor.observe(inner[0], "start", _thread_ends)
 
 

@@ -56,32 +56,3 @@ def raise_later(cls: "Any", exc: "BaseException") -> "Any":
 
 
 _failed: "dict[Any, Any]" = {}
-
-
-class ClassMethod:
-    """A class method whose wrapper leaves no frame: binds as `classmethod` does.
-
-    Parameters
-    ----------
-    function
-        What the class method calls with the class.
-    wrap
-        Makes a wrapper of the bound method.
-    """
-
-    def __init__(self, function: "Any", wrap: "Callable[[Any], Any]") -> None:
-        self.__func__ = function
-        self._wrap = wrap
-        self._wrapped: dict[type, Any] = {}
-
-    def __get__(self, instance: "Any", owner: "Any" = None) -> "Any":
-        """Return the wrapper for a class, made once."""
-        wrapped = self._wrapped.get(owner)
-        if wrapped is None:
-            owner = owner or type(instance)
-            bound = _BoundMethod(self.__func__, owner)
-            wrapped = self._wrapped[owner] = self._wrap(bound)
-        return wrapped
-
-
-_BoundMethod: "Any" = type(ClassMethod(None, type).__get__)

@@ -39,10 +39,7 @@ REPLY = 1 << 32
 _EDGE = 4096
 _HEAD_LIMIT = DOING_SIZE - DOING_HEAD.size
 pack_doing = DOING_HEAD.pack_into
-_pack_record = SENT_RECORD.pack_into
-
-_sent: "Any" = None
-_written = 0
+pack_record = SENT_RECORD.pack_into
 
 _open, _write, _close, _getpid = os.open, os.write, os.close, os.getpid
 _time_ns = time.time_ns
@@ -68,31 +65,18 @@ def fingerprint(message: "Any") -> int:
     return checksum << 32 | size & 0xFFFFFFFF or 1
 
 
-def begin_long(doing: "Any", message: "Any") -> None:
-    """Note that this process loads a message that is longer than the mapped bytes."""
+def begin_long(doing: "Any", message: "Any") -> int:
+    """Note that this process loads a message that is longer than the mapped bytes.
+
+    Returns
+    -------
+    int
+        Its fingerprint.
+    """
     doing[DOING_HEAD.size :] = message[:_HEAD_LIMIT]
-    pack_doing(doing, 0, LOADING, fingerprint(message))
-
-
-def message_of(doing: "Any") -> int:
-    """Return the fingerprint of the message that a process loads or works on."""
-    return int(DOING_HEAD.unpack_from(doing, 0)[1])
-
-
-def sent(message_fingerprint: int, place: int, reply_to: int) -> None:
-    """Note a message that this process made."""
-    global _written
-    ring = _sent or _map_sent()
-    offset = _written % SENT_COUNT * 32
-    _written += 1
-    _pack_record(ring, offset, message_fingerprint, place, reply_to, _time_ns())
-
-
-def forget() -> None:
-    """Begin anew in a forked child."""
-    global _sent, _written
-    _sent = None
-    _written = 0
+    loaded = fingerprint(message)
+    pack_doing(doing, 0, LOADING, loaded)
+    return loaded
 
 
 def map_doing() -> "Any":
@@ -100,10 +84,12 @@ def map_doing() -> "Any":
     return _map(DOING, DOING_SIZE)
 
 
-def _map_sent() -> "Any":
-    global _sent
-    _sent = _map(SENT, SENT_COUNT * SENT_RECORD.size)
-    return _sent
+def map_sent() -> "tuple[Any, Any]":
+    """Return the bytes for the messages that this process makes, and where each record goes."""
+    import itertools
+
+    size = SENT_COUNT * SENT_RECORD.size
+    return _map(SENT, size), itertools.cycle(range(0, size, SENT_RECORD.size))
 
 
 def _map(name: str, size: int) -> "Any":

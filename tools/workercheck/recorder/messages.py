@@ -8,6 +8,7 @@ Only the standard library is imported, and as little of it as possible. Nothing 
 """
 
 import sys
+import time
 from binascii import crc32 as _crc32
 
 from workercheck.recorder import events, frameless
@@ -23,6 +24,7 @@ _SHORT = 4080
 """Bytes of a message that is kept whole while it is loaded."""
 
 _getframe = sys._getframe
+_time_ns = time.time_ns
 _Builtin = type(len)
 _BUFFERS = (bytes, bytearray, memoryview)
 _STARTERS = (".forkserver", ".spawn")
@@ -41,6 +43,13 @@ _is_worker = False
 _places: "Any" = None
 _mapped: "Any" = None
 _resolvers: "dict[int, Any]" = {}
+_pack_doing: "Any" = None
+_pack_record: "Any" = None
+_loaded = 0
+"""The fingerprint of the message that was loaded last, as the mapped bytes have it."""
+_ring: "Any" = None
+_offsets: "Any" = None
+"""The mapped bytes for the messages that this process sends, and where each goes next."""
 _doing: "Any" = None
 """The mapped bytes that tell what this process does; only those of a worker are kept up."""
 
@@ -73,7 +82,7 @@ def watch_dumps(module: "Any", names: "tuple[str, ...]") -> None:
         holder = getattr(module, owner, None) if owner else module
         function = vars(holder).get(name) if holder is not None else None
         if isinstance(function, classmethod):
-            setattr(holder, name, frameless.ClassMethod(function.__func__, watched_dump))
+            setattr(holder, name, classmethod(watched_dump(function.__func__, at=1)))
         elif callable(function) and not isinstance(function, type):
             setattr(holder, name, watched_dump(function))
 
@@ -86,6 +95,7 @@ def watched_load(real: "Any") -> type:
     """Wrap ``_pickle.load``, ``_pickle.loads`` or a function like them."""
 
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
+        global _loaded
         caller: FrameType | None
         try:
             caller = _getframe(1)
@@ -100,21 +110,23 @@ def watched_load(real: "Any") -> type:
                 return real(*args, **kwargs)
             except BaseException as exc:
                 return frameless.raise_later(cls, exc)
-        message = args[0] if args and type(args[0]) in _BUFFERS else _buffered(args)
         doing = _doing
         if doing is None or doing[0] == _LOADING:  # no worker; a message within a message
             try:
                 return real(*args, **kwargs)
             except BaseException as exc:
-                _load_failed(exc, caller, message)
+                _load_failed(exc, caller, _buffered(args))
                 return frameless.raise_later(cls, exc)
+        message = _buffered(args)
         if message is None:
-            _mapped.pack_doing(doing, 0, _LOADING, 0)
+            _loaded = 0
+            _pack_doing(doing, 0, _LOADING, 0)
         elif len(message) <= _SHORT:
             doing[16 : 16 + len(message)] = message
-            _mapped.pack_doing(doing, 0, _LOADING, _crc32(message) << 32 | len(message) or 1)
+            _loaded = _crc32(message) << 32 | len(message) or 1
+            _pack_doing(doing, 0, _LOADING, _loaded)
         else:
-            _mapped.begin_long(doing, message)
+            _loaded = _mapped.begin_long(doing, message)
         try:
             result = real(*args, **kwargs)
         except BaseException as exc:
@@ -136,15 +148,17 @@ def watched_load(real: "Any") -> type:
     return frameless.wrapper(real, __new__)
 
 
-def watched_dump(real: "Any", is_plain: bool = False) -> type:
-    """Wrap a function that returns a message, or writes one into its second argument.
+def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
+    """Wrap a function that returns a message, or writes one into the argument after the object.
 
     Parameters
     ----------
     real
-        The function; the object is its first argument.
+        The function.
     is_plain
         Whether it is `pickle.dumps` itself, which some libraries only try first.
+    at
+        Which of its arguments is the object.
     """
 
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
@@ -161,11 +175,14 @@ def watched_dump(real: "Any", is_plain: bool = False) -> type:
             result = real(*args, **kwargs)
         except BaseException as exc:
             if carries:
-                _dump_failed(exc, caller, args, is_plain)
+                _dump_failed(exc, caller, args[at] if len(args) > at else None, is_plain)
             return frameless.raise_later(cls, exc)
         if carries:
             try:
-                _note_sent(result, caller, args)
+                if result is not None:
+                    _note_sent(result, caller, args[at])
+                elif hasattr(args[at + 1], "getvalue"):  # written into a file
+                    _note_sent(args[at + 1].getvalue(), caller, args[at])
             except Exception as exc:
                 events.failed("a message", exc)
         return result
@@ -177,7 +194,7 @@ def watched_dump(real: "Any", is_plain: bool = False) -> type:
 def message_made(frame: "FrameType", result: "Any") -> None:
     """Note what a function returns that makes a message out of several pickles."""
     _get_ready()
-    _note_sent(result, frame.f_back, (frame.f_locals.get("x"),))
+    _note_sent(result, frame.f_back, frame.f_locals.get("x"))
 
 
 def task_done(_frame: "FrameType", _: "Any") -> None:
@@ -198,11 +215,12 @@ def _classify(frame: "FrameType") -> bool:
 
 def _get_ready() -> None:
     """Import the rest, which a process that carries no message never needs."""
-    global _is_ready, _is_worker, _places, _mapped, _resolvers
+    global _is_ready, _is_worker, _places, _mapped, _resolvers, _pack_doing, _pack_record
     if not _is_ready:
         from workercheck.recorder import mapped, places
 
         _places, _mapped, _resolvers = places, mapped, places.resolvers
+        _pack_doing, _pack_record = mapped.pack_doing, mapped.pack_record
         _is_worker = places.is_worker()
         _is_ready = True
 
@@ -214,17 +232,17 @@ def _map_doing() -> None:
 
 def forget() -> None:
     """Begin anew in a forked child, which may work for its parent."""
-    global _doing, _inner, _is_worker
-    _doing = _inner = None
+    global _doing, _ring, _inner, _is_worker
+    _doing = _ring = _inner = None
     _is_worker = True
     _carries.clear()
     _kept.clear()
-    if _mapped is not None:
-        _mapped.forget()
 
 
 def _buffered(args: "tuple[Any, ...]") -> "Any":
-    """Return the whole content of a buffer that a message is loaded from, None for a file."""
+    """Return the whole message that is loaded, None where it comes from a file."""
+    if args and type(args[0]) in _BUFFERS:
+        return args[0]
     if args and type(args[0]).__name__ == "BytesIO":
         try:
             return args[0].getvalue()
@@ -314,46 +332,50 @@ def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any")
         events.failed("a failed load", error)
 
 
-def _note_sent(result: "Any", caller: "FrameType | None", args: "tuple[Any, ...]") -> None:
-    if result is None:  # written into a file
-        if len(args) < 2 or not hasattr(args[1], "getvalue"):
-            return
-        result = args[1].getvalue()
+def _note_sent(message: "Any", caller: "FrameType | None", thing: "Any") -> None:
     resolve = _resolvers.get(id(caller.f_code)) if caller is not None else None
-    if resolve is not None:
-        place, is_answer = resolve(caller, args[0]), False
-    else:
-        place, is_answer = _places.sender(caller, args[0] if args else None)
     reply_to = 0
-    if is_answer and _doing is not None:
-        if _doing[0] == _WORKING:
-            reply_to = _mapped.message_of(_doing)
-            place = _REPLY
-        _doing[0] = _IDLE
-    size = len(result)
-    _mapped.sent(
-        _crc32(result) << 32 | size or 1 if size <= _SHORT else _mapped.fingerprint(result),
+    if resolve is not None:
+        place = resolve(caller, thing)
+    else:
+        place, is_answer = _places.sender(caller, thing)
+        if is_answer and _doing is not None:
+            if _doing[0] == _WORKING:
+                reply_to, place = _loaded, _REPLY
+            _doing[0] = _IDLE
+    size = len(message)
+    _pack_record(
+        _ring or _map_ring(),
+        next(_offsets),
+        _crc32(message) << 32 | size or 1 if size <= _SHORT else _mapped.fingerprint(message),
         place,
         reply_to,
+        _time_ns(),
     )
 
 
+def _map_ring() -> "Any":
+    global _ring, _offsets
+    _ring, _offsets = _mapped.map_sent()
+    return _ring
+
+
 def _dump_failed(
-    exc: BaseException, caller: "FrameType | None", args: "tuple[Any, ...]", is_plain: bool
+    exc: BaseException, caller: "FrameType | None", thing: "Any", is_plain: bool
 ) -> None:
     try:
         if (is_plain and _places.falls_back(caller)) or _is_nested(caller):
             return
         from workercheck.recorder import failure
 
-        place, is_answer = _places.sender(caller, args[0] if args else None)
+        place, is_answer = _places.sender(caller, thing)
         at_work = is_answer and _doing is not None and _doing[0] == _WORKING
         events.write(
             "pickle-failed",
             place=place,
-            reply_to=_mapped.message_of(_doing) if at_work else 0,
+            reply_to=_loaded if at_work else 0,
             is_result=is_answer,
-            **failure.describe_unsent(exc, caller, args[0] if args else None),
+            **failure.describe_unsent(exc, caller, thing),
         )
     except Exception as error:
         events.failed("a message that could not be pickled", error)

@@ -78,6 +78,25 @@ def replace(owner: Any, name: str, moment: str, handler: Any) -> None:
     setattr(owner, name, wrapped)
 
 
+def before_excepthook(threading: Any, handler: Any) -> None:
+    """Have *handler* called before the hook of a thread that ends with an error."""
+    make = threading._make_invoke_excepthook
+
+    def _make_invoke_excepthook() -> Any:
+        real = make()
+
+        def invoke_excepthook(thread: Any) -> None:
+            try:
+                handler(sys._getframe(), None)
+            except Exception:
+                pass
+            real(thread)
+
+        return invoke_excepthook
+
+    threading._make_invoke_excepthook = _make_invoke_excepthook
+
+
 def _wrap(function: Any, moment: str, handler: Any, is_plain: bool) -> Any:
     if isinstance(function, property):
         return property(_watched(function.fget, moment, handler), function.fset, function.fdel)

@@ -34,8 +34,12 @@ worker's stack; nobody's, a wrapper through which the others are seen."""
 
 _LIMIT = 20_000
 
-_WORKER_WORDS = ("multiprocessing", "loky", "engine", "worker", "mpi4py")
-"""In the command line of a process that may work for another one."""
+_WORKER_SCRIPTS = ("dask", "dask-worker", "ipengine")
+"""Scripts that libraries install to start workers."""
+_RUN_AS_MODULE = (*MODULES, "dask.")
+"""Modules of libraries, by the beginning of their names, that are run as a program."""
+_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+"""Options of the interpreter that the next word belongs to."""
 _CURRENT_TEST = "PYTEST_CURRENT_TEST"
 _inherited_test = _environ.get(_CURRENT_TEST, "").rpartition(" (")[0]
 """The test that started this process, empty where none did."""
@@ -315,9 +319,25 @@ def resolve_at(code: CodeType, resolver: Resolver) -> None:
 
 
 def is_worker() -> bool:
-    """Tell whether this process may work for another one."""
-    words = " ".join(sys.orig_argv)
-    return events.forked or any(word in words for word in _WORKER_WORDS)
+    """Tell whether this process may work for another one: a library that carries work runs it."""
+    return events.forked or is_workers_command(sys.orig_argv)
+
+
+def is_workers_command(argv: list[str]) -> bool:
+    """Tell whether a command line runs code of a library that carries work."""
+    rest = iter(argv[1:])
+    for word in rest:
+        if word == "-m":
+            return f"{next(rest, '')}.".startswith(_RUN_AS_MODULE)
+        if word == "-c":
+            code = next(rest, "")
+            return code.partition("from ")[2].startswith(MODULES) and "main" in code
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            installed = word.replace(os.sep, ".").rpartition("-packages.")[2]
+            return os.path.basename(word) in _WORKER_SCRIPTS or installed.startswith(MODULES)
+    return False
 
 
 def is_program() -> bool:
