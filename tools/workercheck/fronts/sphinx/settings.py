@@ -34,7 +34,7 @@ def _is_list_of_text(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
-_SETTINGS: Mapping[str, tuple[object, Callable[[object], bool], str]] = {
+SETTINGS: Mapping[str, tuple[object, Callable[[object], bool], str]] = {
     # As many as Sphinx's -j says, else one more than there are cores.
     "workercheck_jobs": (0, _is_count, "a whole number of pages, 0 for the default"),
     # What nb_execution_timeout says.
@@ -55,7 +55,7 @@ def register(app: Sphinx) -> None:
     "html": they are part of ``.buildinfo``, which so tells whether this extension was on. Of any
     type, for Sphinx only warns of a wrong one, and builds with it.
     """
-    for name, (default, _, _) in _SETTINGS.items():
+    for name, (default, _, _) in SETTINGS.items():
         app.add_config_value(name, default, "html", Any)
 
 
@@ -74,7 +74,7 @@ def check(config: Config, installed: Collection[str]) -> None:
     ConfigError
         With one line that names the setting, its value and what is allowed.
     """
-    for name, (_, is_right, allowed) in _SETTINGS.items():
+    for name, (_, is_right, allowed) in SETTINGS.items():
         value = config[name]
         if not is_right(value):
             raise ConfigError(f"{name} in conf.py is {value!r}; it must be {allowed}.")
@@ -85,10 +85,10 @@ def check(config: Config, installed: Collection[str]) -> None:
                 "sphinx-build runs. Install it, or take it out."
             )
     for name in internals.names_in_conf(config):
-        if name not in _SETTINGS and (meant := _meant(name)):
+        if name not in SETTINGS and (meant := _meant(name)):
             LOGGER.warning("conf.py sets %s, which is no setting; is %s meant?", name, meant)
 
 
 def _meant(name: str) -> str | None:
     cutoff = 0.0 if name.startswith("workercheck_") else _LIKE_A_SETTING
-    return next(iter(difflib.get_close_matches(name, _SETTINGS, 1, cutoff)), None)
+    return next(iter(difflib.get_close_matches(name, SETTINGS, 1, cutoff)), None)
