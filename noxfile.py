@@ -135,6 +135,13 @@ def bench(session: nox.Session) -> None:
     run("python", "benchmarks/bench.py", *session.posargs)
 
 
+@nox.session(name="bench-recorder", venv_backend="none", default=False)
+def bench_recorder(session: nox.Session) -> None:
+    """Time programs with the recorder and without; `-- ARGS` go to benchmarks/recorder.py."""
+    run = environment(session, "bench", "docs")
+    run("python", "benchmarks/recorder.py", *session.posargs)
+
+
 @nox.session(name="docs-live", venv_backend="none", default=False)
 def docs_live(session: nox.Session) -> None:
     """Build the site, show it in the browser, and again at every change."""

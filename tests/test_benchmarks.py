@@ -46,6 +46,28 @@ print(json.dumps(dataclasses.asdict(measure(command, Path(sys.argv[2])))))
     assert (alone["status"], both["status"]) == (0, 0)
 
 
+def test_a_pair_runs_a_program_once_without_the_recorder_and_once_with_it(tmp_path: Path) -> None:
+    code = """
+import sys
+from recorder import pair
+print([pair(sys.argv[1], number).watched.status for number in (0, 1)])
+"""
+    seen = tmp_path / "seen"
+    program = f"""
+import sys
+with open({str(seen)!r}, "a") as file:
+    print("workercheck.recorder.events" in sys.modules, file=file)
+"""
+    assert run(code, program).stdout == "[0, 0]\n"
+    assert seen.read_text().split() == ["False", "True", "True", "False"]
+
+
+def test_a_program_that_fails_is_no_figure() -> None:
+    done = run("import recorder; recorder.pair('raise SystemExit(3)', 0)")
+    assert done.returncode == 1
+    assert "RuntimeError" in done.stderr
+
+
 def test_a_cost_has_the_peak_of_all_processes(tmp_path: Path) -> None:
     code = """
 import sys

@@ -40,8 +40,8 @@ def thread_future_made(frame: FrameType, future: Any) -> None:
     """Note the future of a coroutine that runs in the event loop of another thread."""
     if future is not None and places.is_held_by_reader(frame.f_back):
         place = places.place(frame.f_back, "asyncio", frame.f_locals.get("coro"))
-        handle = handles.register(future, "future", place, owned=True)
-        handles.failed(handle, getattr(future, "_exception", None))
+        handles.register(future, "future", place, owned=True)
+        handles.failed(handles.of(future), getattr(future, "_exception", None))
 
 
 def never_retrieved(frame: FrameType, _: Any) -> None:

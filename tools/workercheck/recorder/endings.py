@@ -29,7 +29,7 @@ PATIENCE = 10.0
 
 _owners: list[Callable[[], Any]] = []
 """Weak references to what may still fail: threads that manage executors, pools, processes."""
-_children: dict[int, tuple[str | None, handles.Handle]] = {}
+_children: dict[int, tuple[str | None, handles.Handle | None]] = {}
 """By pid: what a process runs, which `start` makes it forget, and its handle."""
 _starting: dict[int, tuple[int, str | None, bool]] = {}
 """By the id of a process that is being started: place, target, whether it is the reader's."""
@@ -78,7 +78,8 @@ def process_started(frame: FrameType, _: Any) -> None:
     _reaped.discard(pid)
     for sent in [entry for entry in _signals if entry[0] == pid]:
         _signals.discard(sent)
-    _children[pid] = (name, handles.register(process, "process", place, owned=owned))
+    handles.register(process, "process", place, owned=owned)
+    _children[pid] = (name, handles.of(process))
     if owned:
         _remember(process)
     events.write("child-started", child=pid, place=place, target=name, argv=[], owned=owned)

@@ -15,7 +15,7 @@ from workercheck.recorder import events, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 
@@ -25,7 +25,7 @@ class Handle:
     Parameters
     ----------
     thing
-        The future, result, task or process; it is not kept alive.
+        A weak reference to the future, result, task or process.
     what
         ``future``, ``result``, ``task`` or ``process``.
     place
@@ -47,8 +47,10 @@ class Handle:
     child: int | None = None
     """The pid, for a process."""
 
-    def __init__(self, thing: Any, what: str, place: int, owned: bool, call: Call | None) -> None:
-        self.thing = _reference(thing)
+    def __init__(
+        self, thing: Callable[[], Any], what: str, place: int, owned: bool, call: Call | None
+    ) -> None:
+        self.thing = thing
         self.what = what
         self.place = place
         self.owned = owned
@@ -64,8 +66,13 @@ class Call:
         self.seen = False
 
 
+_noted: dict[int, tuple[Callable[[], Any], str, int, bool, Call | None]] = {}
+"""What a `Handle` is made of once it is asked for, as few ever are.
+
+By the id of the handle, or of what stands for it; entries of what has gone are swept.
+"""
 _handles: dict[int, Handle] = {}
-"""By the id of the handle, or of what stands for it; entries of what has gone are swept."""
+"""Those that were asked for."""
 _SWEEP = 20_000
 _next_sweep = _SWEEP
 _failed: list[Handle] = []
@@ -78,13 +85,13 @@ _BROKEN = ("BrokenExecutor", "ShutdownExecutorError", "CancelledError")
 
 def register(
     thing: Any, what: str, place: int, *, owned: bool, call: Call | None = None, key: Any = None
-) -> Handle:
+) -> None:
     """Note a handle and the place of its work.
 
     Parameters
     ----------
     thing
-        The handle that the executor returned.
+        The handle that the executor returned; it is not kept alive.
     what
         ``future``, ``result``, ``task`` or ``process``.
     place
@@ -96,38 +103,48 @@ def register(
     key
         An object that stands for the handle where it is told of a failure.
     """
+    _noted[id(thing if key is None else key)] = (_reference(thing), what, place, owned, call)
+    if len(_noted) > _next_sweep:
+        _sweep()
+
+
+def _sweep() -> None:
     global _next_sweep
-    handle = Handle(thing, what, place, owned, call)
-    _handles[id(thing if key is None else key)] = handle
-    if len(_handles) > _next_sweep:
-        for number in [n for n, known in list(_handles.items()) if known.thing() is None]:
-            _handles.pop(number, None)
-        _next_sweep = len(_handles) + _SWEEP
-    return handle
+    for number in [number for number, noted in list(_noted.items()) if noted[0]() is None]:
+        _noted.pop(number, None)
+        _handles.pop(number, None)
+    _next_sweep = len(_noted) + _SWEEP
 
 
 def of(thing: Any) -> Handle | None:
     """Return the handle of an object, None where it is not known."""
-    handle = _handles.get(id(thing))
+    noted = _noted.get(id(thing))
     # Another object may have got the id since.
-    return handle if handle is not None and handle.thing() is thing else None
+    return _handle(id(thing)) if noted is not None and noted[0]() is thing else None
 
 
 def of_key(key: Any) -> Handle | None:
     """Return the handle for which an object stands, None where it is not known."""
-    handle = _handles.get(id(key))
-    return handle if handle is not None and handle.thing() is not None else None
+    noted = _noted.get(id(key))
+    return _handle(id(key)) if noted is not None and noted[0]() is not None else None
+
+
+def _handle(number: int) -> Handle:
+    handle, noted = _handles.get(number), _noted[number]
+    if handle is None or handle.thing is not noted[0]:
+        handle = _handles[number] = Handle(*noted)
+    return handle
 
 
 def place_of(thing: Any) -> int:
     """Return the place of the work behind an object, 0 where it is not known."""
-    handle = _handles.get(id(thing))
-    return handle.place if handle is not None and handle.thing() is thing else 0
+    noted = _noted.get(id(thing))
+    return noted[2] if noted is not None and noted[0]() is thing else 0
 
 
 def processes() -> Iterator[Handle]:
     """Return the handles of processes."""
-    return (handle for handle in list(_handles.values()) if handle.what == "process")
+    return (_handle(number) for number, noted in list(_noted.items()) if noted[1] == "process")
 
 
 def failed(handle: Handle | None, error: Any, index: int = 0) -> None:
@@ -207,6 +224,7 @@ def write(
 
 def forget() -> None:
     """Begin anew in a forked child."""
+    _noted.clear()
     _handles.clear()
     _failed.clear()
     _seen_errors.clear()

@@ -37,8 +37,8 @@ _NUMBERS = (5, 4, 3, 1, 2, 0)
 _tool: int | None = None
 _wanted: dict[str, list[Watched]] = {}
 _arrivals: dict[str, Callable[[Any], None]] = {}
-_starts: dict[int, list[Handler]] = {}
-_returns: dict[int, list[Handler]] = {}
+_starts: dict[int, Handler] = {}
+_returns: dict[int, Handler] = {}
 _lines: dict[int, Handler] = {}
 _codes: dict[int, CodeType] = {}
 """By id, and kept, so that no other code gets the same id."""
@@ -150,8 +150,17 @@ def observe(code: CodeType, moment: str, handler: Handler) -> None:
         _lines[id(code)] = handler
     else:
         handlers = _starts if moment == "start" else _returns
-        handlers.setdefault(id(code), []).append(handler)
+        first = handlers.get(id(code))
+        handlers[id(code)] = handler if first is None else _both(first, handler)
     _set_events(code)
+
+
+def _both(first: Handler, second: Handler) -> Handler:
+    def both(frame: FrameType, value: Any) -> None:
+        first(frame, value)
+        second(frame, value)
+
+    return both
 
 
 def _set_events(code: CodeType) -> None:
@@ -190,16 +199,14 @@ def code_of(module: Any, path: str) -> CodeType | None:
 
 def _started(code: CodeType, _offset: int) -> None:
     try:
-        for handler in _starts.get(id(code), ()):
-            handler(_getframe(1), None)
+        _starts[id(code)](_getframe(1), None)
     except Exception as exc:
         events.failed(code.co_qualname, exc)  # type: ignore[attr-defined,unused-ignore]
 
 
 def _returned(code: CodeType, _offset: int, value: Any) -> None:
     try:
-        for handler in _returns.get(id(code), ()):
-            handler(_getframe(1), value)
+        _returns[id(code)](_getframe(1), value)
     except Exception as exc:
         events.failed(code.co_qualname, exc)  # type: ignore[attr-defined,unused-ignore]
 

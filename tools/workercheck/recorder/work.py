@@ -26,7 +26,7 @@ _patience = 3
 _PUTS_TASKS = ("add_call_item_to_queue", "_sendback_result")
 
 _submissions: dict[tuple[Any, ...], tuple[int, bool, Any]] = {}
-"""By the reader's code, instruction, cell, executor and function: place, whether the reader holds
+"""By the reader's code, instruction, cell, method and function: place, whether the reader holds
 the future, and what keeps the function's id its own."""
 _LIMIT = 20_000
 
@@ -38,31 +38,32 @@ def submitted(argument: str) -> monitor.Handler:
     """Make the handler for a method that returns the future of the function in *argument*."""
 
     def handler(frame: FrameType, future: Any) -> None:
-        here = frame.f_locals
-        owner, function, caller = here["self"], here.get(argument), frame.f_back
-        code = getattr(function, "__code__", None)
+        here, caller = frame.f_locals, frame.f_back
+        function = here.get(argument)
+        code = getattr(function, "__code__", function)
         key = (
             id(caller.f_code) if caller is not None else 0,
             caller.f_lasti if caller is not None else 0,
             places.on_behalf(caller),
-            type(owner),
-            id(function if code is None else code),
+            id(frame.f_code),
+            id(code),
         )
         known = _submissions.get(key)
         if known is None:
             if not hasattr(future, "set_exception") or handles.of(future) is not None:
                 return  # the results themselves, or a class that submits through its base
-            executor = places.executor_of(owner)
+            executor = places.executor_of(here["self"])
             place = places.place(caller, executor, function, here.get("args") or ())
-            known = (place, _is_owned(caller), function if code is None else code)
+            known = (place, _is_owned(caller), code)
             # What calls from a library may be called from anywhere.
             if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
                 _submissions[key] = known
-        handle = handles.register(future, "future", known[0], owned=known[1], call=_call_of(caller))
+        call = _call_of(caller) if _call is not None else None
+        handles.register(future, "future", known[0], owned=known[1], call=call)
         # Quick work may have failed before its future was handed out.
         error = getattr(future, "_exception", None)
         if error is not None:
-            handles.failed(handle, error)
+            handles.failed(handles.of(future), error)
 
     return handler
 
@@ -75,8 +76,6 @@ def _is_owned(caller: FrameType | None) -> bool:
 
 
 def _call_of(caller: FrameType | None) -> handles.Call | None:
-    if _call is None:
-        return None
     for _ in range(4):
         if caller is None:
             break
@@ -271,7 +270,9 @@ def batch_made(frame: FrameType, _: Any) -> None:
 def _call_of_parallel(parallel: Any) -> handles.Call:
     known = handles.of(parallel)
     if known is None:
-        known = handles.register(parallel, "result", 0, owned=False, call=handles.Call())
+        handles.register(parallel, "result", 0, owned=False, call=handles.Call())
+        known = handles.of(parallel)
+    assert known is not None
     assert known.call is not None
     return known.call
 
