@@ -73,9 +73,11 @@ class _Loader:
 
 
 def replace(owner: Any, name: str, moment: str, handler: Any) -> None:
-    """Wrap a function of a module or a class."""
-    wrapped = _wrap(vars(owner)[name], moment, handler, not isinstance(owner, type))
-    setattr(owner, name, wrapped)
+    """Wrap a function of a module or a class, under each name that it has there."""
+    function = vars(owner)[name]
+    wrapped = _wrap(function, moment, handler, not isinstance(owner, type))
+    for alias in [alias for alias, value in vars(owner).items() if value is function]:
+        setattr(owner, alias, wrapped)  # an iterator's `__next__` may be its `next`
 
 
 def before_excepthook(threading: Any, handler: Any) -> None:
