@@ -32,6 +32,9 @@ class Library:
     wrapped : mapping of str to iterable of str
         The functions that pickle a message, by module: they are wrapped, because only a wrapper
         learns of an error.
+    senders : mapping
+        The functions within which a message is sent for work that was handed out before, by
+        module, each with how its place is found: see `workercheck.recorder.roles.SENDERS`.
     commands : iterable of tuple
         Regular expression on the command line of a worker, and the name of how it was started.
     service : str
@@ -58,6 +61,7 @@ class Library:
         public: "Mapping[str, str] | None" = None,
         functions: "Functions | None" = None,
         wrapped: "Mapping[str, Iterable[str]] | None" = None,
+        senders: "Functions | None" = None,
         commands: "Iterable[tuple[str, str]]" = (),
         service: str = "",
         answers: bool = False,
@@ -72,6 +76,7 @@ class Library:
         self.public = dict(public or {})
         self.functions = dict(functions or {})
         self.wrapped = dict(wrapped or {})
+        self.senders = dict(senders or {})
         self.commands = tuple(commands)
         self.service = service
         self.answers = answers
@@ -134,6 +139,13 @@ def _loky(package: str) -> "dict[str, tuple[tuple[str, str], ...]]":
     }
 
 
+def _senders(package: str) -> "dict[str, tuple[tuple[str, str], ...]]":
+    return {
+        f"{package}.pool": (("Pool._handle_tasks", "pool-task"),),
+        f"{package}.queues": (("Queue._feed", "queued-object"),),
+    }
+
+
 _LOKY_WRAPPED = ("dumps", "dump")
 
 LIBRARIES = (
@@ -149,6 +161,7 @@ LIBRARIES = (
                 ("BatchCompletionCallBack.__init__", "batch-made"),
             ),
         },
+        senders={"joblib.externals.loky.backend.queues": (("Queue._feed", "queued-object"),)},
         wrapped={
             "joblib.externals.loky.backend.reduction": _LOKY_WRAPPED,
             "joblib.externals.cloudpickle.cloudpickle": ("dumps",),
@@ -161,6 +174,7 @@ LIBRARIES = (
         modules=("loky.",),
         public={"loky": "loky"},
         functions=_loky("loky"),
+        senders={"loky.backend.queues": (("Queue._feed", "queued-object"),)},
         wrapped={"loky.backend.reduction": _LOKY_WRAPPED},
         commands=((r"popen_loky_posix", "loky"),),
         answers=True,
@@ -190,6 +204,8 @@ LIBRARIES = (
                 ("ThreadPoolExecutor.submit", "submit fn"),
             ),
         },
+        # The thread of a pool sends what its interpreter is to run.
+        senders={"concurrent.futures.thread": (("_WorkItem.run", "future self.future"),)},
         answers=True,
         result_readers=("wait_result_broken_or_wakeup",),
     ),
@@ -215,6 +231,7 @@ LIBRARIES = (
             "multiprocessing": "multiprocessing.Process",
         },
         functions=_multiprocessing("multiprocessing"),
+        senders=_senders("multiprocessing"),
         wrapped={"multiprocessing.reduction": ("ForkingPickler.dumps", "dump")},
         # The server of a forkserver is no worker: its forked copies are.
         commands=((r"multiprocessing\.spawn|--multiprocessing-fork", "spawn"),),
@@ -233,6 +250,7 @@ LIBRARIES = (
             "multiprocess.": "multiprocess.Process",
         },
         functions=_multiprocessing("multiprocess"),
+        senders=_senders("multiprocess"),
         wrapped={"multiprocess.reduction": ("ForkingPickler.dumps", "dump")},
         answers=True,
         by_value=True,
@@ -242,6 +260,7 @@ LIBRARIES = (
         modules=("billiard.",),
         public={"billiard": "billiard.Pool"},
         functions=_multiprocessing("billiard"),
+        senders=_senders("billiard"),
         wrapped={"billiard.reduction": ("ForkingPickler.dumps", "dump")},
         result_readers=("on_state_change", "_process_result", "handle_event"),
     ),
@@ -312,6 +331,7 @@ LIBRARIES = (
                 ("ProcessPool.submit", "submit function"),
             ),
         },
+        senders={"pebble.pool.process": (("WorkerManager.dispatch", "future task.future"),)},
         answers=True,
     ),
     Library(

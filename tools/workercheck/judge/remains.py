@@ -43,6 +43,10 @@ def service_threads(history: History) -> list[Finding]:
     return found
 
 
+_PASSES_ON = ("MaybeEncodingError", "NotShareableError")
+"""Errors that only pass on that something could not be pickled, or loaded."""
+
+
 def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
     """Return a finding for each failure at which nobody looked, but for those told already."""
     loads = {e.pid for e in history.of(ev.LoadFailed)}
@@ -85,7 +89,7 @@ def _is_told(e: ev.Unseen, name: str, failures: Sequence[Finding]) -> bool:
     return (
         name in BROKEN
         or any(f"{broken}: " in e.message for broken in BROKEN)
-        or name == "MaybeEncodingError"
+        or name in _PASSES_ON
         or LOADING.search(e.message) is not None
         or _says(failures, name, e.message)
     )

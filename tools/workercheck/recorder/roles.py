@@ -24,6 +24,7 @@ from workercheck.recorder import (
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 ROLES: dict[str, tuple[str, Any]] = {
@@ -71,6 +72,13 @@ ROLES: dict[str, tuple[str, Any]] = {
     "file-runs": ("start", files.begins),
 }
 
+SENDERS: dict[str, Any] = {
+    "pool-task": work.pool_task,
+    "queued-object": work.queued_object,
+    "future": work.future_among,
+}
+"""How the place of what a library sends later is found; one with an argument makes the finder."""
+
 
 def start() -> None:
     """Watch pickle, the signals, and the functions of every library."""
@@ -87,12 +95,9 @@ def start() -> None:
     for library in LIBRARIES:
         for module, names in library.wrapped.items():
             monitor.on_arrival(module, _watcher_of_dumps(tuple(names)))
-    for package in ("multiprocessing", "multiprocess", "billiard"):
-        monitor.on_arrival(f"{package}.queues", work.watch_queues)
-    monitor.on_arrival("loky.backend.queues", work.watch_queues)
-    monitor.on_arrival("joblib.externals.loky.backend.queues", work.watch_queues)
+        for module, senders in library.senders.items():
+            monitor.on_arrival(module, _watcher_of_senders(senders))
     for package in ("multiprocessing", "multiprocess"):
-        monitor.on_arrival(f"{package}.pool", work.watch_pool)
         monitor.on_arrival(f"{package}.spawn", messages.watch_imports_of_main)
     endings.watch_signals(os)
     children.watch_spawns(os)
@@ -116,6 +121,18 @@ def _at_exit() -> None:
 
 def _watcher_of_dumps(names: tuple[str, ...]) -> Any:
     return lambda module: messages.watch_dumps(module, names)
+
+
+def _watcher_of_senders(senders: Iterable[tuple[str, str]]) -> Any:
+    def arrived(module: Any) -> None:
+        for path, role in senders:
+            name, _, argument = role.partition(" ")
+            code = monitor.code_of(module, path)
+            if code is not None:
+                resolver = SENDERS[name]
+                places.resolve_at(code, resolver(argument) if argument else resolver)
+
+    return arrived
 
 
 def forget() -> None:

@@ -197,14 +197,8 @@ def item_set(frame: FrameType, _: Any) -> None:
             handles.failed(handle, value, index)
 
 
-def watch_pool(module: Any) -> None:
-    """Find the place of a task that the thread of a Pool sends."""
-    code = monitor.code_of(module, "Pool._handle_tasks")
-    if code is not None:
-        places.resolve_at(code, _task_of_pool)
-
-
-def _task_of_pool(frame: FrameType, task: Any) -> int:
+def pool_task(frame: FrameType, task: Any) -> int:
+    """Return the place of a task that the thread of a Pool sends."""
     cache = frame.f_locals.get("cache")
     return handles.place_of(cache.get(task[0])) if cache and task else 0
 
@@ -224,14 +218,8 @@ def object_put(frame: FrameType, _: Any) -> None:
         )
 
 
-def watch_queues(module: Any) -> None:
-    """Find the place of what the thread of a queue sends."""
-    code = monitor.code_of(module, "Queue._feed")
-    if code is not None:
-        places.resolve_at(code, _object_of_queue)
-
-
-def _object_of_queue(frame: FrameType, thing: Any) -> int:
+def queued_object(frame: FrameType, thing: Any) -> int:
+    """Return the place of an object that the thread of a queue sends."""
     number = getattr(thing, "work_id", None)
     queue = getattr(frame.f_locals.get("onerror"), "__self__", None)
     items = getattr(queue, "pending_work_items", None)
@@ -241,8 +229,19 @@ def _object_of_queue(frame: FrameType, thing: Any) -> int:
     return _put.pop(id(thing), 0)
 
 
+def future_among(path: str) -> places.Resolver:
+    """Make what returns the place of the future at *path*, an attribute of a local variable."""
+    variable, attribute = path.split(".")
+
+    def resolver(frame: FrameType, _: Any) -> int:
+        future = getattr(frame.f_locals.get(variable), attribute, None)
+        return handles.place_of(future) or _wait_for_place(future)
+
+    return resolver
+
+
 def _wait_for_place(future: Any) -> int:
-    """Wait for `submit` to return: the thread of a queue may be quicker than that."""
+    """Wait for `submit` to return: the thread that sends may be quicker than that."""
     global _patience
     if future is None or not _patience:
         return 0
