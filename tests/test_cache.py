@@ -135,6 +135,40 @@ def test_changed_module_is_noticed_by_a_build_that_reads_nothing_else(site: Site
     assert modified == (build.outdir / "other.html").stat().st_mtime
 
 
+IN_WORKER = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+context = multiprocessing.get_context("spawn")
+with ProcessPoolExecutor(1, mp_context=context) as executor:
+    print(executor.submit(eval, "__import__('helper_of_a_worker').value").result())
+"""
+
+
+def test_what_only_a_worker_or_a_script_runs_is_noticed_and_a_run_is_good_elsewhere(
+    site: Site, tmp_path: Path
+) -> None:
+    helpers = [site.source / name for name in ("helper_of_a_worker.py", "script.py")]
+    for value in (1, 2):
+        helpers[0].write_text(f"value = {value}\n")
+        helpers[1].write_text(f"print({value})\n")
+        site.write("worker", IN_WORKER)
+        site.write("script", "%run script.py")
+        build = site.build()
+        assert (0, {"worker": False, "script": False}) == (build.status, cached(build)), build.log
+        for docname in ("worker", "script"):
+            assert f">{value}\n" in html(build, docname)
+    # The same project, cloned to another place, with the cache of the first.
+    other = Site(tmp_path / "elsewhere" / "clone")
+    for name in ("source", ".jupyter_cache"):
+        shutil.copytree(site.root / name, other.root / name, dirs_exist_ok=True)
+    build = other.build()
+    assert {"worker": True, "script": True} == cached(build), build.log
+    (other.source / "script.py").write_text("print(3)\n")
+    build = other.build()
+    assert {"worker": True, "script": False} == cached(build), build.log
+    assert ">3\n" in html(build, "script")
+
+
 # --- damage ---
 
 

@@ -20,6 +20,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import workercheck
+
 _NAME = re.compile(r"^Name:[ \t]*(\S+)", re.MULTILINE)
 _VERSION = re.compile(r"^Version:[ \t]*(\S+)", re.MULTILINE)
 
@@ -55,6 +57,7 @@ def environment(base: Path) -> Environment:
         by where they are from there.
     """
     packages = _packages()
+    own = Path(workercheck.__file__).parent
     pythonpath = os.environ.get("PYTHONPATH", "")
     start_method = multiprocessing.get_all_start_methods()[0]
     parts = [
@@ -67,6 +70,8 @@ def environment(base: Path) -> Environment:
         sorted(packages.items()),
         [_relative(path, base) for path in filter(None, pythonpath.split(os.pathsep))],
         [sorted(_content(folder, base)) for folder in _sites()],
+        # Also where it is not installed, but linked to.
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(own.rglob("*.py"))],
     ]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     return Environment(platform.python_version(), start_method, packages, key)
