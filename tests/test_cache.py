@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import HEADER, Build, Site
+from workercheck.run import seal
 from workercheck.run.reaper import processes_below
 from workercheck.run.store import KEPT_ENVIRONMENTS, KEPT_FOR, PageCache
 
@@ -172,38 +173,74 @@ def test_what_only_a_worker_or_a_script_runs_is_noticed_and_a_run_is_good_elsewh
 # --- damage ---
 
 
-def damage_folder(path: Path) -> None:
+def replace_by_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(os.urandom(4096)),
-        lambda path: path.write_bytes(path.read_bytes().replace(b"42", b"43")),
-        damage_folder,
-    ],
-    ids=["half", "empty", "junk", "altered", "folder"],
-)
-def test_damaged_cache_is_told_in_one_line_and_the_build_is_right(
-    site: Site, damage: Callable[[Path], object]
-) -> None:
-    site.write("one", ANSWER)
-    site.write("two", "print(6 * 7, 'too')")
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "junk": lambda path: path.write_bytes(os.urandom(4096)),
+    "altered": lambda path: path.write_bytes(path.read_bytes().replace(b"42", b"43")),
+    "folder": replace_by_folder,
+    # As it was written, by something else.
+    "foreign": lambda path: path.write_bytes(seal.seal("", b"[1, 2]")),
+    "deep": lambda path: path.write_bytes(seal.seal("", b"[" * 100_000)),
+    **({"pipe": replace_by_pipe} if hasattr(os, "mkfifo") else {}),
+}
+
+
+def test_damaged_cache_is_told_in_one_line_and_the_build_is_right(site: Site) -> None:
+    for name in DAMAGE:
+        site.write(name, f"print(6 * 7, {name!r})")
     site.build()
-    runs = kept(site)
-    assert 2 == len(runs)
-    for path in [*runs, site.root / ".jupyter_cache" / "workercheck" / "seconds.json"]:
-        damage(path)
-    build = site.build("-E")
-    assert 0 == build.status, build.log
-    assert 1 == build.log.count("workercheck: dropped what was kept of one, two: it is damaged")
-    assert "Traceback" not in build.log
-    assert {"one": False, "two": False} == cached(build)
-    assert ">42\n" in html(build, "one")
+    runs = {next(name for name in DAMAGE if f"42 {name}" in p.read_text()): p for p in kept(site)}
+    assert DAMAGE.keys() == runs.keys()
+    for name, damage in DAMAGE.items():
+        damage(runs[name])
+    for times in ("", "[1]", '{"half": NaN, "junk": "x"}'):
+        (site.root / ".jupyter_cache" / "workercheck" / "seconds.json").write_text(times)
+        build = site.build("-E")
+        assert 0 == build.status, build.log
+        assert "Traceback" not in build.log
+        dropped = re.findall("workercheck: dropped what was kept of (.*): it is damaged", build.log)
+        # What cannot be removed is told again.
+        expected = sorted(["folder"] if times else DAMAGE)
+        assert [expected] == [sorted(line.split(", ")) for line in dropped]
+        assert {name: name not in expected for name in DAMAGE} == cached(build)
+        for name in DAMAGE:
+            assert f">42 {name}\n" in html(build, name)
+
+
+def test_with_a_key_only_what_is_signed_with_it_counts(site: Site) -> None:
+    site.write("one", "import os\nprint(os.environ.get('WORKERCHECK_CACHE_KEY'))")
+    site.write("two", "print(6 * 7)")
+
+    def build(key: str) -> Build:
+        done = site.build("-E", env={"WORKERCHECK_CACHE_KEY": key})
+        assert 0 == done.status, done.log
+        return done
+
+    unsigned = "what was kept of one, two does not count: it is not signed with the key"
+    assert unsigned not in build("").log
+    first = build("a key")
+    assert {"one": False, "two": False} == cached(first)
+    assert 1 == first.log.count(unsigned)
+    assert ">None\n" in html(first, "one")  # a page cannot sign
+    again = build("a key")
+    assert {"one": True, "two": True} == cached(again)
+    assert unsigned not in again.log
+    assert {"one": False, "two": False} == cached(build("another key"))
+    # A run that is signed, under the name of another page's.
+    one, two = kept(site)
+    one.write_bytes(two.read_bytes())
+    assert [False, True] == sorted(cached(build("another key")).values())
 
 
 def test_cache_that_cannot_be_written_is_told_and_the_build_is_right(site: Site) -> None:

@@ -22,6 +22,7 @@ from workercheck.run import internals
 from workercheck.run.leftovers import end_all, end_when_only_trackers_are_left
 from workercheck.run.page import Page
 from workercheck.run.processes import ProcessTree
+from workercheck.run.seal import KEY
 
 SHUTDOWN = 2.0
 """Seconds that a kernel gets to end before it is killed."""
@@ -93,10 +94,9 @@ class Kernel:
             os.mkfifo(self._question)
         else:
             self._question.touch()
-        environ = self._evidence.environ | {_events.QUESTION: str(self._question)}
-        await client.async_start_new_kernel(
-            env=os.environ | environ, cwd=str(cwd), stdout=log, stderr=log
-        )
+        environ = os.environ | self._evidence.environ | {_events.QUESTION: str(self._question)}
+        environ.pop(KEY, None)  # a page signs nothing
+        await client.async_start_new_kernel(env=environ, cwd=str(cwd), stdout=log, stderr=log)
         if pid := internals.kernel_pid(client):
             self._tree.begin(pid, time.time())
         await client.async_start_new_kernel_client()

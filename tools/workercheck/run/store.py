@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -21,10 +24,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
 from workercheck.evidence import records as ev
-from workercheck.run import sources
+from workercheck.run import seal, sources
 from workercheck.run.page import SKIP_EXECUTION, Page
 from workercheck.run.side_by_side import Run
 
@@ -43,8 +46,8 @@ _MADE_BY_RUN = ("language_info", "widgets")
 class PageCache:
     """Runs of pages with their evidence, one file each, and how long pages took.
 
-    A file is written beside its place and moved into it, and begins with the digest of what
-    follows. So builds may share a folder, and be killed: a run is there as it was written, or not.
+    A file is written beside its place and moved into it, under a seal. So builds may share a
+    folder, and be killed: a run is there as it was written, or not.
 
     Parameters
     ----------
@@ -59,6 +62,8 @@ class PageCache:
         self.path = folder / key
         self.damaged: list[str] = []
         """The pages whose run was there and could not be read, by docname."""
+        self.unsigned: list[str] = []
+        """The pages whose run was there, but not signed with the key of this build, by docname."""
         self.lost: list[str] = []
         """The pages whose run could not be kept, by docname."""
         self.why_lost = ""
@@ -69,17 +74,17 @@ class PageCache:
         Runs of a kernel in another environment than ours do not count: nothing tells what is
         installed there.
         """
-        if page.force or not _is_native(page.kernel_name):
+        if page.force or _native_kernel(page.kernel_name) is None:
             return None
         path = self._path_of(page)
         try:
-            content = path.read_bytes()
+            run = _decode(page, seal.unseal(self._name_of(path), _read(path)))
         except FileNotFoundError:
             return None
-        except OSError:
-            content = b""
-        run = _decode(page, content)
-        if run is None:
+        except seal.UnsignedError:
+            self.unsigned.append(page.docname)
+            return None
+        except Exception:  # whatever is in the file, it is no run of this page
             self.damaged.append(page.docname)
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -90,10 +95,11 @@ class PageCache:
 
     def store(self, run: Run) -> None:
         """Keep a run that passed, unless nobody knows on what it depends."""
-        if run.sources is None or not _is_native(run.page.kernel_name):
+        if run.sources is None or _native_kernel(run.page.kernel_name) is None:
             return
         try:
-            _write(self._path_of(run.page), _encode(run))
+            path = self._path_of(run.page)
+            _write(path, seal.seal(self._name_of(path), _encode(run)))
         except OSError as exc:
             self.lost.append(run.page.docname)
             self.why_lost = f"{self.path}: {exc.strerror}"
@@ -101,8 +107,12 @@ class PageCache:
     def seconds(self) -> dict[str, float]:
         """Return how long each page took when it last ran, in whatever environment."""
         try:
-            known = json.loads((self.folder / _SECONDS).read_bytes())
-            return {str(name): float(spent) for name, spent in known.items()}
+            known = json.loads(_read(self.folder / _SECONDS))
+            return {
+                str(name): float(spent)
+                for name, spent in known.items()
+                if 0 <= float(spent) < math.inf
+            }
         except (OSError, ValueError, TypeError, AttributeError):
             return {}  # they only order the pages
 
@@ -135,14 +145,20 @@ class PageCache:
                     path.unlink()
 
     def _path_of(self, page: Page) -> Path:
-        # Neither tags nor text: rules.judge applies the tags of today to the evidence of then.
+        # Neither tags nor text: the judge applies the tags of today to the evidence of then.
+        kernel = _native_kernel(page.kernel_name)
         parts = [
             page.kernel_name,
+            [kernel.argv[1:], kernel.env] if kernel is not None else None,
             page.docname.rpartition("/")[0],
             page.in_temp,
             [(cell.source, SKIP_EXECUTION in cell.tags) for cell in page.cells],
         ]
         return self.path / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.run"
+
+    def _name_of(self, path: Path) -> str:
+        """Return under which name a run is signed."""
+        return path.relative_to(self.folder).as_posix()
 
 
 def _encode(run: Run) -> bytes:
@@ -160,15 +176,11 @@ def _encode(run: Run) -> bytes:
             for cell in run.page.cells
         ],
     }
-    body = json.dumps(kept).encode()
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    return json.dumps(kept).encode()
 
 
-def _decode(page: Page, content: bytes) -> Run | None:
-    """Return the run in a file's content, under the page as it is now; None if it is damaged."""
-    digest, _, body = content.partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        return None
+def _decode(page: Page, body: bytes) -> Run:
+    """Return a run under the page as it is now; an exception of any kind if it is none."""
     kept = nbformat.from_dict(json.loads(body))
     notebook = copy.deepcopy(page.notebook)
     notebook.metadata.update(kept.metadata)
@@ -187,6 +199,13 @@ def _below(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
     """Name files absolutely that were named by where they are from a folder."""
     # Not resolved: ``..`` leads where it led when the name was made.
     return {os.path.normpath(folder / path): known for path, known in files.items()}
+
+
+def _read(path: Path) -> bytes:
+    """Read a file, without waiting for the other end of a pipe."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "no regular file")
+    return path.read_bytes()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -217,15 +236,17 @@ def _used(path: Path) -> float:
 
 
 @functools.cache
-def _is_native(kernel_name: str) -> bool:
+def _native_kernel(name: str) -> KernelSpec | None:
+    """Return how a kernel is started, None where that is none of this interpreter."""
     try:
-        spec = KernelSpecManager().get_kernel_spec(kernel_name)
+        spec = KernelSpecManager().get_kernel_spec(name)
     except NoSuchKernel:
-        return False
+        return None
     # jupyter_client runs "python" as sys.executable.
-    return bool(spec.argv) and spec.argv[0] in (
+    is_native = bool(spec.argv) and spec.argv[0] in (
         "python",
         f"python{sys.version_info[0]}",
         f"python{sys.version_info[0]}.{sys.version_info[1]}",
         sys.executable,
     )
+    return spec if is_native else None

@@ -95,6 +95,12 @@ class Execution:
                 "workercheck: dropped what was kept of %s: it is damaged",
                 ", ".join(self._cache.damaged),
             )
+        if self._cache.unsigned:
+            LOGGER.info(
+                "workercheck: what was kept of %s does not count: it is not signed with the key in "
+                "WORKERCHECK_CACHE_KEY",
+                ", ".join(self._cache.unsigned),
+            )
         if to_run:
             self._run(to_run)
 
