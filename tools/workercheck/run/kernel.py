@@ -27,6 +27,9 @@ from workercheck.run.seal import KEY
 SHUTDOWN = 2.0
 """Seconds that a kernel gets to end before it is killed."""
 
+_SOCKET_LIMIT = 100
+"""Bytes that the path of a socket may have, without the number that is added to it."""
+
 LOG = "kernel.log"
 """The file in the folder of the evidence for what the kernel writes past the page."""
 
@@ -87,9 +90,8 @@ class Kernel:
         client.km.connection_file = str(folder / "connection.json")
         if sys.platform == "linux":
             # A port that is free when the kernel is told of it may be taken when it listens there.
-            # An abstract socket has a name of its own, and no file.
             client.km.transport = "ipc"
-            client.km.ip = f"@{folder.parent.name}-{folder.name}"
+            client.km.ip = _socket(folder)
         if hasattr(os, "mkfifo"):
             os.mkfifo(self._question)
         else:
@@ -164,6 +166,21 @@ class Kernel:
             await internals.end_kernel(self.client)
         waiting.cancel()
         await end_all(self._tree, self._evidence, outside, is_cut_short=is_cut_short)
+
+
+def _socket(folder: Path) -> str:
+    """Return a name for the sockets of a kernel.
+
+    Parameters
+    ----------
+    folder
+        Of this run, and of nobody else: sockets in it are for its owner alone.
+    """
+    path = str(folder / "kernel")
+    if len(os.fsencode(path)) <= _SOCKET_LIMIT:
+        return path
+    # Abstract: of any length, and open to every user of the machine.
+    return f"@{folder.parent.name}-{folder.name}"
 
 
 def plain(text: str) -> str:
