@@ -93,7 +93,8 @@ class Site:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
             check=False,
         )
         return Build(outdir, done.returncode, done.stdout, time.monotonic() - started)

@@ -18,6 +18,7 @@ FindingKind = Literal[
     "leftover-process",
     "not-executed",
     "not-watched",
+    "not-rendered",
     "expected-but-absent",
 ]
 FINDING_KINDS: tuple[str, ...] = get_args(FindingKind)

@@ -43,6 +43,7 @@ def judge(history: History) -> list[Finding]:
     found += cells.absent(history, found)
     found += remains.unwatched(history)
     found += remains.leftovers(history)
+    found = [_labelled(history.steps, finding) for finding in found]
     return sorted(map(wording.printable, found), key=lambda f: (f.line, f.kind))
 
 
@@ -63,6 +64,37 @@ def has_failed(steps: Steps, events: Sequence[ev.Event]) -> bool:
 def not_executed(line: int, reason: str, hint: str) -> Finding:
     """Word the finding about a page, or a cell of one, that nobody ran."""
     return Finding("not-executed", f"not executed: {wording.clean(reason)}", line, hint=hint)
+
+
+def not_rendered(reason: str) -> Finding:
+    """Word the finding about a page that could not be rendered."""
+    return Finding(
+        "not-rendered",
+        f"not rendered: {wording.clean(reason)}",
+        0,
+        hint="Build with `sphinx-build -vv` to see what myst-nb could not do with the page.",
+    )
+
+
+def no_kernel(line: int, reason: str, hint: str) -> Finding:
+    """Word the finding about a page whose kernel is not there."""
+    return Finding("kernel-died", f"not executed: {wording.clean(reason)}", line, hint=hint)
+
+
+def no_value(line: int, expression: str, reason: str) -> Finding:
+    """Word the finding about an expression in the text that has no value."""
+    return Finding(
+        "cell-error",
+        f"{{eval}}`{wording.clean(expression)}` has no value ({wording.clean(reason)})",
+        line,
+        hint="Ask for what the page's code has made by then, in the page's own text.",
+    )
+
+
+def _labelled(steps: Steps, finding: Finding) -> Finding:
+    """Name the cell of a finding where its line does not."""
+    label = steps.cells[finding.cell].label if finding.cell is not None else ""
+    return dc.replace(finding, message=f"{label}: {finding.message}") if label else finding
 
 
 def _explain(history: History, failures: Sequence[Finding]) -> list[Finding]:

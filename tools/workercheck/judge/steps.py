@@ -19,6 +19,8 @@ class Step:
     line: int
     """1-based line of the source where the step begins, 0 where it is not known."""
     tags: frozenset[str]
+    label: str = ""
+    """What a person finds the step by where the line does not do, empty where it does."""
 
     @property
     def expects_worker_error(self) -> bool:

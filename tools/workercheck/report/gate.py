@@ -15,6 +15,8 @@ BUILDINFO = ".buildinfo"
 _RENDERED_CELL = re.compile(rb'class="[^"]*\bcell_(?:input|output)\b')
 _FENCE = re.compile(r"^[ >\t]*(?:[-*+] +|\d+[.)] +)?(?P<mark>`{3,}|~{3,}|:{3,})(?P<info>.*)$")
 
+_WAY_OUT = "Remove it if an earlier build left it, or build into an empty folder."
+
 
 def fingerprint(outdir: Path, files: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of files of a build that tie a report to it.
@@ -49,6 +51,8 @@ def read(outdir: Path) -> tuple[Report | None, list[str]]:
         found = report.read(outdir)
     except ReportError as exc:
         return None, [str(exc)]
+    if found.unfinished:
+        return found, [f"{outdir}: the build did not finish ({found.unfinished}). Build again."]
     doubts = [*_of_another_build(outdir, found), *_unmentioned(outdir, found)]
     if not any(page.executed for page in found.pages):
         doubts.append(f"{outdir}: no page was executed, so nothing was checked.")
@@ -83,11 +87,16 @@ def _unmentioned(outdir: Path, found: Report) -> Iterator[str]:
             and name.parts[0] != "_static"
             and _RENDERED_CELL.search(path.read_bytes())
         ):
-            yield f"{path}: a page with code cells that the report does not mention. Build again."
+            yield f"{path}: a page with code cells that the report does not mention. {_WAY_OUT}"
     for path in sorted((outdir / "_sources").rglob("*.md.txt")):
         docname = path.relative_to(outdir / "_sources").as_posix().removesuffix(".md.txt")
-        if docname not in known and (line := _first_code_cell(path)):
-            yield f"{path}:{line}: a code-cell on a page that the report does not mention."
+        if (
+            path.relative_to(outdir).as_posix() not in outputs
+            and docname not in known
+            and (line := _first_code_cell(path))
+        ):
+            what = "a code-cell on a page that the report does not mention"
+            yield f"{path}:{line}: {what}. {_WAY_OUT}"
 
 
 def _first_code_cell(path: Path) -> int:

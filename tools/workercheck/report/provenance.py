@@ -85,7 +85,7 @@ def _distribution(module: str) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
-def foot(page: PageReport, environment: Mapping[str, str], named: Iterable[str], href: str) -> str:
+def foot(page: PageReport, named: Iterable[str], href: str) -> str:
     """Return the line at the foot of a page.
 
     It holds for the run that the page shows, so that it stays true while the page does.
@@ -94,8 +94,6 @@ def foot(page: PageReport, environment: Mapping[str, str], named: Iterable[str],
     ----------
     page
         What became of the page.
-    environment
-        The ``environment`` of the report.
     named
         Installed distributions to name, besides those that the page's code uses.
     href
@@ -115,24 +113,25 @@ def foot(page: PageReport, environment: Mapping[str, str], named: Iterable[str],
         text.text = "Ran on "
         time = SubElement(text, "time", datetime=page.ended)
         time.text = _moment(page.ended) + " UTC"
-        ran_with = ", ".join(_ran_with(page, environment, named))
+        ran_with = ", ".join(_ran_with(page, named))
         time.tail = f" in {page.seconds:.1f} s, with {ran_with}. {_work(page)} {outcome(page)}. "
     _link(text, f"{href}#{quote(_anchor(page))}", "Execution report")
     return tostring(box, encoding="unicode", method="html")
 
 
-def _ran_with(
-    page: PageReport, environment: Mapping[str, str], named: Iterable[str]
-) -> Iterator[str]:
+def _ran_with(page: PageReport, named: Iterable[str]) -> Iterator[str]:
     if page.packages is None:
         yield f"Python {page.python}" if page.python else "a kernel that nobody could watch"
         return
-    yield f"Python {page.python} (start method {environment['start_method']})"
+    yield f"Python {page.python}"
     yield from (f"{name} {version}" for name, version in (_versions(named) | page.packages).items())
 
 
 def _work(page: PageReport) -> str:
+    """Say who worked for a page, and how they were started where their executor does not tell."""
     workers = report.count(page.workers, "worker")
+    if methods := [how for how in page.started if how not in page.executors]:
+        workers += f", started by {', '.join(methods)}"
     if page.executors:
         return f"Its work went to {', '.join(page.executors)}: {workers}."
     return f"It started {workers}." if page.workers else "It started no workers."
@@ -146,7 +145,9 @@ def outcome(page: PageReport) -> str:
         return report.count(failed, "failure") + (f", and {expected} expected" if expected else "")
     if expected:
         return f"No worker errors but {expected} expected"
-    return "No worker errors" if page.executed else "Not executed"
+    if page.why_not_executed:
+        return f"Not executed, {page.why_not_executed}"
+    return "No worker errors"
 
 
 def execution_report(found: Report, href: Callable[[str], str], json_href: str) -> str:

@@ -41,6 +41,10 @@ class PageReport:
     """Version of the interpreter in the page's kernel, empty where it is not known."""
     packages: dict[str, str] | None = None
     """Versions of what the page's code imports and works with, None where they are not known."""
+    unchanged: bool = False
+    """Whether the build has left the page as an earlier one made it."""
+    why_not_executed: str = ""
+    """By whose word it is not executed; empty where it is, or where it is an accident."""
     findings: list[Finding] = dc.field(default_factory=list)
 
     @property
@@ -65,11 +69,14 @@ class Report:
     """SHA-256 of the files that tie the report to its build, by path in OUTDIR."""
     of_command: bool = False
     """Whether the pages are the files and tests of a command that handed work out."""
+    unfinished: str = ""
+    """What ended the build before its time; empty where nothing did."""
 
     @property
     def verdict(self) -> str:
         """``pass`` or ``fail``."""
-        return "fail" if any(page.unexpected for page in self.pages) else "pass"
+        failed = self.unfinished or any(page.unexpected for page in self.pages)
+        return "fail" if failed else "pass"
 
     def to_json(self) -> str:
         """Return the report as ``report.json`` holds it."""
@@ -80,6 +87,7 @@ class Report:
                 "environment": self.environment,
                 "pages": [_page_to_dict(page) for page in self.pages],
                 "site": self.site,
+                "unfinished": self.unfinished,
             },
             indent=1,
         )
@@ -119,6 +127,8 @@ def _page_to_dict(page: PageReport) -> dict[str, Any]:
         "ended": page.ended,
         "python": page.python,
         "packages": page.packages,
+        "unchanged": page.unchanged,
+        "why_not_executed": page.why_not_executed,
         "findings": [dc.asdict(finding) for finding in page.findings],
     }
 
@@ -147,6 +157,7 @@ def read(outdir: Path) -> Report:
             environment=dict(data["environment"]),
             pages=[_page_from_dict(page) for page in data["pages"]],
             site={str(k): str(v) for k, v in data["site"].items()},
+            unfinished=str(data["unfinished"]),
         )
         if data["verdict"] != report.verdict:
             raise ReportError(
@@ -179,23 +190,31 @@ def line(page: PageReport, finding: Finding) -> str:
 def text(report: Report) -> str:
     """Return the summary for a terminal."""
     lines = [f"workercheck: {summary(report)}"]
+    if report.unfinished:
+        lines.append(f"the build did not finish: {report.unfinished}")
     for page in report.pages:
         lines += [line(page, finding) for finding in page.unexpected]
+        if page.why_not_executed:
+            lines.append(f"{page.source}: not executed, {page.why_not_executed}")
     return "\n".join(lines)
 
 
 def summary(report: Report) -> str:
     """Return the counts, for one line."""
     failed = sum(bool(page.unexpected) for page in report.pages)
-    cached = sum(page.cached for page in report.pages)
     expected = sum(f.expected for page in report.pages for f in page.findings)
     if report.of_command:
         what = count(len(report.pages), "file or test", "files and tests")
         return f"{what} handed out work, {failed} failed ({count(expected, 'failure')} expected)"
-    return (
-        f"{count(len(report.pages), 'page')} with code, {failed} failed"
-        f" ({cached} from the cache, {count(expected, 'failure')} expected)"
-    )
+    counts = {
+        "unchanged": sum(page.unchanged for page in report.pages),
+        "from the cache": sum(page.cached and not page.unchanged for page in report.pages),
+        "not executed": sum(bool(page.why_not_executed) for page in report.pages),
+        f"{'failure' if expected == 1 else 'failures'} expected": expected,
+    }
+    more = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+    with_code = f"{count(len(report.pages), 'page')} with code, {failed} failed"
+    return f"{with_code} ({more})" if more else with_code
 
 
 def github(report: Report) -> str:
@@ -243,7 +262,9 @@ def junit(report: Report) -> str:
             )
             failure.text = "\n".join(line(page, finding) for finding in page.unexpected)
         elif not page.executed:
-            ElementTree.SubElement(case, "skipped", message="allowed not to be executed")
+            ElementTree.SubElement(
+                case, "skipped", message=f"not executed, {page.why_not_executed}"
+            )
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 

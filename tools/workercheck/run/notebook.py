@@ -117,6 +117,7 @@ class NotebookRun:
                         self.notebook.cells[cell.position],
                         cell.position,
                         execution_count=client.code_cells_executed + 1,
+                        store_history=not cell.evaluates,
                     )
                 )
                 try:

@@ -20,6 +20,8 @@ class Cell(Step):
     position: int
     """0-based position among all cells of the notebook, as nbclient counts."""
     source: str
+    evaluates: bool = False
+    """Whether it is there for the value of an expression in the text, and is no cell of its own."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Page:
     cells: tuple[Cell, ...]
     """The code cells that have something to run."""
     why_not_executed: str | None
-    """The setting that keeps myst-nb from executing the page, None where it does."""
+    """By whose word the page is not executed, None where it is."""
     force: bool
     """Whether the page asks to be executed at every build, cached or not."""
     in_temp: bool

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sphinx.domains import Domain
 
+from workercheck.fronts.sphinx.handover import Handover
 from workercheck.judge.finding import Finding
 from workercheck.report.record import PageReport
 
@@ -24,6 +25,8 @@ class PageRecord:
     report: PageReport
     sources: Mapping[str, str] | None = dc.field(default_factory=dict)
     """What its run depended on of the project, as `Run.sources` has it."""
+    force: bool = False
+    """Whether the page asks to be executed at every build."""
 
 
 class WorkercheckDomain(Domain):
@@ -33,6 +36,9 @@ class WorkercheckDomain(Domain):
     label = "workercheck"
     initial_data: ClassVar[dict[str, Any]] = {"records": {}, "findings": {}, "key": ""}
     data_version = 1
+
+    handover: Handover
+    """The runs of this build, which is no part of what is kept."""
 
     @property
     def records(self) -> dict[str, PageRecord]:
@@ -55,7 +61,9 @@ class WorkercheckDomain(Domain):
 
     def add(self, docname: str, finding: Finding) -> None:
         """Add to what was found while a page was read."""
-        self.findings.setdefault(docname, []).append(finding)
+        found = self.findings.setdefault(docname, [])
+        if finding not in found:
+            found.append(finding)
 
     def clear_doc(self, docname: str) -> None:
         """Forget a page that is read again, or is gone."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-import glob
+import datetime
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,11 @@ from sphinx.util import logging
 from workercheck.fronts.sphinx import files
 from workercheck.fronts.sphinx import read_page as pages
 from workercheck.fronts.sphinx.domain import PageRecord
-from workercheck.fronts.sphinx.handover import Handover
-from workercheck.fronts.sphinx.internals import myst_nb
+from workercheck.fronts.sphinx.handover import Handover, Rendition
+from workercheck.fronts.sphinx.internals import myst_nb_of
 from workercheck.fronts.sphinx.progress import Progress
 from workercheck.judge import remains, rules
+from workercheck.judge.finding import Finding
 from workercheck.judge.history import History
 from workercheck.report import provenance
 from workercheck.report.record import PageReport
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-_TAKEN_OVER = ("auto", "force", "cache")
-"""The execution modes in which this extension runs the pages, and myst-nb finds them cached."""
+_SAVE = "Save the file as UTF-8, or say in source_encoding in conf.py how it is written."
 
 
 class Execution:
@@ -52,20 +51,14 @@ class Execution:
 
     def __init__(self, app: Sphinx, key: str) -> None:
         self._app = app
-        self._env = myst_nb(app.env)
-        self._nb_config = self._env.mystnb_config
+        myst_nb = myst_nb_of(app.env)
+        self._md_config = myst_nb.myst_config
+        self._nb_config = myst_nb.mystnb_config
         self._cache = PageCache(Path(self._nb_config.execution_cache_path) / "workercheck", key)
-        self._pages: dict[str, Page] = {}
         self.records: dict[str, PageRecord] = {}
         """What this build knows of the pages that it is about to read, by docname."""
         self.handover = Handover(Path(app.doctreedir) / "workercheck")
-        if self._nb_config.execution_mode in _TAKEN_OVER:
-            self._env.mystnb_config = self._nb_config.copy(execution_mode="cache")
-
-    @property
-    def is_forced(self) -> bool:
-        """Whether every page is to run at every build."""
-        return bool(self._nb_config.execution_mode == "force")
+        """Where the parser finds what each page is to show."""
 
     def execute(self, docnames: Iterable[str]) -> None:
         """Have a run of each page that has code cells, or a finding that says why not.
@@ -80,10 +73,10 @@ class Execution:
             page = self._read(docname)
             if page is None:
                 continue
-            self._pages[docname] = page
-            self._note(docname, page.path)
+            reported = self._note(docname, page.path)
+            self.records[docname].force = page.force
             if page.why_not_executed is not None:
-                self._leave_alone(page)
+                reported.why_not_executed = page.why_not_executed
                 continue
             run = self._cache.load(page)
             if run is not None and _passes(run):
@@ -104,37 +97,14 @@ class Execution:
         if to_run:
             self._run(to_run)
 
-    def point_to_run(self, docname: str) -> None:
-        """Have myst-nb find the run of the page that it is about to read."""
-        self._env.mystnb_config = self._env.mystnb_config.copy(
-            execution_cache_path=str(self.handover.folder(docname))
-        )
-
-    def compare(self) -> None:
-        """Make sure that myst-nb rendered the runs that were watched, and knows their outcome."""
-        for docname in self._pages:
-            reported = self.records[docname].report
-            rendered = self._env.nb_metadata[docname].get("exec_data")
-            if not reported.executed:
-                continue
-            if rendered is None or rendered["runtime"] != reported.seconds:
-                reported.findings.append(
-                    remains.not_watched(
-                        "myst-nb executed the page itself, so that what it shows is of another run",
-                        "Build again if the file was edited meanwhile; else an extension changes "
-                        "the page's code between its file and myst-nb: do that another way.",
-                    )
-                )
-            elif reported.unexpected:
-                worst = reported.unexpected[0]
-                rendered.update(succeeded=False, error=worst.kind, traceback=None)
-
     def _note(self, docname: str, path: Path) -> PageReport:
-        reported = PageReport(docname, files.source(self._app, path), executed=False)
+        name = files.printable(docname)
+        reported = PageReport(name, files.source(self._app, path), executed=False)
         self.records[docname] = PageRecord(reported)
         return reported
 
     def _read(self, docname: str) -> Page | None:
+        """Read a page; what keeps it from being read is a finding."""
         app = self._app
         path = Path(app.env.doc2path(docname))
         if app.registry.source_suffix.get(path.suffix) != "myst-nb" and not any(
@@ -142,37 +112,33 @@ class Execution:
         ):
             return None
         try:
-            text = path.read_text(encoding="utf-8-sig")
-            return pages.read(docname, path, text, self._env.myst_config, self._nb_config)
-        except (OSError, UnicodeDecodeError, pages.PageError) as exc:
-            line = exc.line if isinstance(exc, pages.PageError) else 1
-            reported = self._note(docname, path)
-            reported.findings = [rules.not_executed(line, str(exc), "Mend the page.")]
-            self._exclude(path)
+            docname.encode()
+            text = path.read_text(encoding=app.config.source_encoding)
+        except (OSError, UnicodeError) as exc:
+            finding = rules.not_executed(1, str(exc), _SAVE)
+            if isinstance(exc, UnicodeEncodeError):
+                finding = rules.not_executed(0, "the name of the file is not UTF-8", "Rename it.")
+            self._refuse(docname, path, finding)
+            # Sphinx itself would end the build over it.
+            app.env.found_docs.discard(docname)
             return None
+        try:
+            page = pages.read(docname, path, text, self._md_config, self._nb_config)
+        except pages.PageError as exc:
+            self._refuse(docname, path, rules.not_executed(exc.line, str(exc), exc.hint))
+            return None
+        if page is not None and page.why_not_executed is None:
+            try:
+                pages.check_kernel(page, text)
+            except pages.PageError as exc:
+                self._refuse(docname, path, rules.no_kernel(exc.line, str(exc), exc.hint))
+                return None
+        return page
 
-    def _leave_alone(self, page: Page) -> None:
-        """Report a page that is not executed, and keep myst-nb from executing it unseen."""
-        allowed = self._app.config.workercheck_allow_unexecuted
-        if not any(fnmatch.fnmatch(page.docname, pattern) for pattern in allowed):
-            self.records[page.docname].report.findings = [
-                rules.not_executed(
-                    page.cells[0].line,
-                    str(page.why_not_executed),
-                    "Let it be executed, or name it in workercheck_allow_unexecuted.",
-                )
-            ]
-        self._exclude(page.path)
-
-    def _exclude(self, path: Path) -> None:
-        """Keep myst-nb from executing a page unseen."""
-        config = self._env.mystnb_config
-        self._env.mystnb_config = config.copy(
-            execution_excludepatterns=[
-                *config.execution_excludepatterns,
-                glob.escape(path.as_posix()),
-            ]
-        )
+    def _refuse(self, docname: str, path: Path, finding: Finding) -> None:
+        """Report a page that cannot be run."""
+        self._note(docname, path).findings = [finding]
+        self.handover.refused.add(docname)
 
     def _run(self, to_run: list[Page]) -> None:
         app = self._app
@@ -219,14 +185,20 @@ class Execution:
     def _take(self, run: Run, *, cached: bool) -> PageReport:
         """Report what became of a page's run, and have myst-nb render that very run."""
         record = self.records[run.page.docname]
-        judge(record.report, run)
-        record.report.cached = cached
+        reported = record.report
+        judge(reported, run)
+        reported.cached = cached
         record.sources = run.sources
+        error = reported.unexpected[0].kind if reported.unexpected else None
+        ended = datetime.datetime.now(datetime.UTC)
+        if reported.ended:
+            ended = datetime.datetime.fromisoformat(reported.ended)
+        rendition = Rendition(run.notebook, run.seconds, ended.timestamp(), error)
         try:
-            self.handover.give(run)
+            self.handover.give(run.page.docname, rendition)
         except OSError as exc:
             raise files.unwritable(exc) from exc
-        return record.report
+        return reported
 
 
 def judge(reported: PageReport, run: Run) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
-from myst_nb.core.read import UnexpectedCellDirective
 from sphinx.util import logging
 
 from workercheck import __version__
 from workercheck.fronts.sphinx import domain, files, settings
 from workercheck.fronts.sphinx.domain import WorkercheckDomain
 from workercheck.fronts.sphinx.execution import Execution
+from workercheck.fronts.sphinx.internals import UnexpectedCellDirective
+from workercheck.fronts.sphinx.parser import Parser
 from workercheck.fronts.sphinx.site_report import SiteReport
 from workercheck.judge import rules
 from workercheck.report import provenance
@@ -58,13 +59,13 @@ class Check:
         settings.check(config, self.environment.packages)
 
     def on_builder_inited(self, app: Sphinx) -> None:
-        """Get ready, and remove the last build's report: should this one not finish, it lies."""
+        """Get ready; the report of an earlier build must not be taken for this one's."""
         try:
             self.execution = Execution(app, self.environment.key)
         except OSError as exc:
             raise files.unwritable(exc) from exc
+        domain.of(app.env).handover = self.execution.handover
         self.report = SiteReport(app, self.environment, self.execution.records)
-        self.report.remove()
 
     def on_env_get_outdated(
         self,
@@ -85,7 +86,8 @@ class Check:
             name
             for name, record in known.records.items()
             if record.report.unexpected
-            or self.execution.is_forced
+            or name in known.findings
+            or record.force
             or not same
             or not unchanged(record.sources)
         ]
@@ -95,14 +97,11 @@ class Check:
     ) -> None:
         """Execute the pages that are about to be read, unless the cache has them."""
         self.execution.execute(docnames)
-
-    def on_source_read(self, app: Sphinx, docname: str, content: list[str]) -> None:
-        """Have myst-nb find the run of the page that it is about to read."""
-        self.execution.point_to_run(docname)
+        # Those whose file cannot be read, Sphinx must not try.
+        docnames[:] = [name for name in docnames if name in env.found_docs]
 
     def on_env_updated(self, app: Sphinx, env: BuildEnvironment) -> None:
         """Keep what became of the pages that were read."""
-        self.execution.compare()
         domain.of(env).records.update(self.execution.records)
 
     def on_html_page_context(
@@ -117,31 +116,33 @@ class Check:
             yield provenance.REPORT, {"title": "Execution report", "body": ""}, "page.html"
 
     def on_build_finished(self, app: Sphinx, exception: Exception | None) -> None:
-        """Write the report and print the summary."""
-        if exception is not None:
-            return
-        found = self.report.whole()
-        found.write(Path(app.outdir))
+        """Write the report and print the summary, however far the build has come."""
+        found = self.report.whole(exception)
         if found.verdict == "fail":
             LOGGER.error("%s", report.text(found))
             app.statuscode = 1
         elif found.pages:
             LOGGER.info("%s", report.text(found))
-        self.execution.handover.close()
+        try:
+            found.write(Path(app.outdir))
+        except OSError as exc:
+            raise files.unwritable(exc) from exc
+        if exception is None:
+            self.execution.handover.close()
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
-    """Register settings, the domain, the directive and the event handlers."""
+    """Register settings, the domain, the parser, the directive and the event handlers."""
     app.setup_extension("myst_nb")
     settings.register(app)
     app.add_domain(WorkercheckDomain)
+    app.add_source_parser(Parser, override=True)
     app.add_directive("code-cell", UnconvertedCell, override=True)
     check = Check(Path(app.srcdir))
     app.connect("config-inited", check.on_config_inited)
     app.connect("builder-inited", check.on_builder_inited, priority=900)
     app.connect("env-get-outdated", check.on_env_get_outdated)
     app.connect("env-before-read-docs", check.on_env_before_read_docs, priority=900)
-    app.connect("source-read", check.on_source_read)
     app.connect("env-updated", check.on_env_updated)
     # After those who change the body of a page.
     app.connect("html-page-context", check.on_html_page_context, priority=900)

@@ -1,28 +1,38 @@
-"""The runs of one build as myst-nb finds them: a jupyter-cache for each page.
+"""The runs of one build, from where they are judged to where pages are rendered.
 
-A folder for each page, because jupyter-cache knows pages by their code alone, and pages may have
-the same; and for each build, so that what was judged is what is rendered, whatever other builds do
-meanwhile.
+In a folder for each build, so that what was judged is what is rendered, whatever other builds do
+meanwhile; in files, because pages may be rendered in other processes.
 """
 
 from __future__ import annotations
 
-import errno
+import dataclasses as dc
 import hashlib
 import os
+import pickle
 import shutil
 from pathlib import Path
 
+import nbformat
 import psutil
-from jupyter_cache import get_cache
-from jupyter_cache.base import CacheBundleIn
-from sqlalchemy.exc import SQLAlchemyError
 
-from workercheck.run.side_by_side import Run
+
+@dc.dataclass(frozen=True, slots=True)
+class Rendition:
+    """What a page is to show."""
+
+    notebook: nbformat.NotebookNode
+    """The page's notebook with the outputs of its run."""
+    seconds: float
+    """How long the run took."""
+    ended: float
+    """When it was over, in seconds since the epoch."""
+    error: str | None
+    """The kind of the worst finding, None where there is none."""
 
 
 class Handover:
-    """Where myst-nb looks for a page's run.
+    """Where the runs are.
 
     Parameters
     ----------
@@ -41,39 +51,36 @@ class Handover:
         left = [path for path in folder.glob("*") if not _belongs_to_another_build(path.name)]
         self.interrupted = bool(left)
         """Whether the last build with these doctrees did not finish."""
+        self.refused: set[str] = set()
+        """The pages that cannot be read, which are reported already, by docname."""
         for path in left:
             shutil.rmtree(path, ignore_errors=True)
         self._own.mkdir(parents=True, exist_ok=True)
 
-    def folder(self, docname: str) -> Path:
-        """Return the folder of the jupyter-cache of a page."""
-        return self._own / hashlib.sha256(docname.encode()).hexdigest()[:16]
-
-    def give(self, run: Run) -> None:
-        """Have myst-nb render a run.
+    def give(self, docname: str, rendition: Rendition) -> None:
+        """Have a page show a run.
 
         Raises
         ------
         OSError
             If it cannot be written.
         """
+        self._path_of(docname).write_bytes(pickle.dumps(rendition))
+
+    def take(self, docname: str) -> Rendition | None:
+        """Return what a page is to show, None where it has no run."""
         try:
-            get_cache(str(self.folder(run.page.docname))).cache_notebook_bundle(
-                CacheBundleIn(
-                    run.notebook, str(run.page.path), data={"execution_seconds": run.seconds}
-                ),
-                check_validity=False,
-                overwrite=True,
-            )
-        except (RuntimeError, SQLAlchemyError) as exc:
-            reason: BaseException = exc
-            while reason.__cause__ is not None:  # what SQLite says, without the statement
-                reason = reason.__cause__
-            raise OSError(errno.EIO, str(reason), str(self._own)) from exc
+            found: Rendition = pickle.loads(self._path_of(docname).read_bytes())
+        except FileNotFoundError:
+            return None
+        return found
 
     def close(self) -> None:
         """Say that the build has finished."""
         shutil.rmtree(self._own, ignore_errors=True)
+
+    def _path_of(self, docname: str) -> Path:
+        return self._own / hashlib.sha256(os.fsencode(docname)).hexdigest()[:16]
 
 
 def _name_of(pid: int) -> str:

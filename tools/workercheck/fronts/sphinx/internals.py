@@ -1,19 +1,38 @@
 """What of Sphinx and myst-nb the extension uses that they do not promise: here, nowhere else.
 
-Each function has a test that names the library, should it change.
+Each part has a test that names the library, should it change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Protocol, cast
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Protocol, cast
 
+import myst_nb.sphinx_
 from myst_nb.core.config import NbParserConfig
+from myst_nb.core.execute import create_client
+from myst_nb.core.execute.base import EvalNameError, NotebookClientBase
+from myst_nb.core.read import UnexpectedCellDirective
+from myst_nb.sphinx_ import Parser as MystNbParser
 from myst_parser.config.main import MdParserConfig
 
 if TYPE_CHECKING:
     from sphinx.config import Config
     from sphinx.environment import BuildEnvironment
+
+__all__ = [
+    "EvalNameError",
+    "MystNbParser",
+    "NotebookClientBase",
+    "UnexpectedCellDirective",
+    "executed_by",
+    "myst_nb_of",
+    "names_in_conf",
+]
+
+Client = Callable[..., NotebookClientBase]
+"""Makes what gives myst-nb the outputs of a notebook, from the arguments of `create_client`."""
 
 
 class MystNbEnvironment(Protocol):
@@ -21,12 +40,28 @@ class MystNbEnvironment(Protocol):
 
     myst_config: MdParserConfig
     mystnb_config: NbParserConfig
-    nb_metadata: dict[str, dict[str, Any]]
 
 
-def myst_nb(env: BuildEnvironment) -> MystNbEnvironment:
+def myst_nb_of(env: BuildEnvironment) -> MystNbEnvironment:
     """Return a build environment as myst-nb sees it."""
     return cast("MystNbEnvironment", env)
+
+
+@contextlib.contextmanager
+def executed_by(replace: Callable[[Client], Client]) -> Iterator[None]:
+    """Have myst-nb's parser get outputs from another client.
+
+    Parameters
+    ----------
+    replace
+        Returns what makes the client, given what makes myst-nb's own.
+    """
+    names = vars(myst_nb.sphinx_)
+    names["create_client"] = replace(create_client)
+    try:
+        yield
+    finally:
+        names["create_client"] = create_client
 
 
 def names_in_conf(config: Config) -> Collection[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import fnmatch
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from workercheck.fronts.sphinx import domain, files
 from workercheck.fronts.sphinx.domain import PageRecord
 from workercheck.report import gate, provenance
 from workercheck.report import record as report
-from workercheck.report.record import PageReport, Report
+from workercheck.report.record import PageReport, Report, ReportError
 from workercheck.run.environment import Environment
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _WITH_PROVENANCE = ("html", "dirhtml")
 """The builders whose pages say where they come from: they have a file for each page."""
+
+_ALLOWED = "as workercheck_allow_unexecuted in conf.py says"
 
 
 class SiteReport:
@@ -45,19 +48,13 @@ class SiteReport:
             "key": environment.key,
         }
         self._new = new
+        self._earlier = self._forget_earlier()
+        """SHA-256 of what the last build wrote for pages with code, by path."""
 
     @property
     def is_shown(self) -> bool:
         """Whether the report is part of what the builder makes."""
         return self._app.builder.name in _WITH_PROVENANCE
-
-    def remove(self) -> None:
-        """Remove the report of an earlier build."""
-        outdir = Path(self._app.outdir)
-        (outdir / report.FILE).unlink(missing_ok=True)
-        if self.is_shown:
-            for file in files.outputs(self._app, [provenance.REPORT]):
-                (outdir / file).unlink(missing_ok=True)
 
     def add_to_page(self, pagename: str, context: dict[str, Any]) -> None:
         """Put its provenance at the foot of a page, and the execution report on its own page.
@@ -79,20 +76,52 @@ class SiteReport:
         if (page := self._page(pagename)) is not None:
             context["body"] += provenance.foot(
                 page,
-                self._environment,
                 self._app.config.workercheck_packages,
                 pathto(provenance.REPORT),
             )
 
-    def whole(self) -> Report:
-        """Return the report, tied to the files that the build has written."""
+    def whole(self, exception: Exception | None) -> Report:
+        """Return the report, tied to the files that the build has written.
+
+        What an earlier build wrote for pages that are gone is removed, but for files that somebody
+        has changed since.
+
+        Parameters
+        ----------
+        exception
+            What ended the build, None where nothing did.
+        """
         pages = self._pages()
+        outdir = Path(self._app.outdir)
         written = files.outputs(self._app, [page.docname for page in pages])
+        site = gate.fingerprint(outdir, [*written, *files.extra(self._app), Path(gate.BUILDINFO)])
+        left = self._earlier.keys() - site.keys()
+        if exception is None:
+            for name, digest in gate.fingerprint(outdir, map(Path, left)).items():
+                if digest == self._earlier[name]:
+                    (outdir / name).unlink()
+        else:
+            site |= {name: self._earlier[name] for name in left}
         return Report(
             environment=self._environment,
             pages=pages,
-            site=gate.fingerprint(Path(self._app.outdir), [*written, Path(gate.BUILDINFO)]),
+            site=site,
+            unfinished=_in_words(exception) if exception is not None else "",
         )
+
+    def _forget_earlier(self) -> dict[str, str]:
+        """Remove the report of an earlier build, and return what it was tied to."""
+        outdir = Path(self._app.outdir)
+        try:
+            known = report.read(outdir).site
+        except ReportError:
+            known = {}
+        (outdir / report.FILE).unlink(missing_ok=True)
+        if self.is_shown:
+            for file in files.outputs(self._app, [provenance.REPORT])[:1]:
+                (outdir / file).unlink(missing_ok=True)
+        inside = {name for name in known if not {"..", "/"} & set(Path(name).parts)}
+        return {name: known[name] for name in inside - {gate.BUILDINFO}}
 
     def _pages(self) -> list[PageReport]:
         known = domain.of(self._app.env)
@@ -104,11 +133,20 @@ class SiteReport:
         known = domain.of(self._app.env)
         record = self._new.get(docname) or known.records.get(docname)
         findings = known.findings.get(docname, [])
-        if record is not None:
-            return dc.replace(record.report, findings=[*record.report.findings, *findings])
-        if not findings:
+        if record is None and not findings:
             return None
-        path = Path(self._app.env.doc2path(docname))
-        return PageReport(
-            docname, files.source(self._app, path), executed=False, findings=[*findings]
-        )
+        if record is None:
+            path = Path(self._app.env.doc2path(docname))
+            page = PageReport(docname, files.source(self._app, path), executed=False)
+        else:
+            page = dc.replace(record.report, unchanged=docname not in self._new)
+        allowed = self._app.config.workercheck_allow_unexecuted
+        if any(fnmatch.fnmatch(docname, pattern) for pattern in allowed):
+            page.why_not_executed = page.why_not_executed or _ALLOWED
+            findings = [finding for finding in findings if finding.kind != "not-executed"]
+        return dc.replace(page, findings=[*page.findings, *findings])
+
+
+def _in_words(exception: Exception) -> str:
+    """Return an exception on one line."""
+    return " ".join(f"{type(exception).__name__}: {exception}".split())
