@@ -133,18 +133,16 @@ def test_code_cell_that_nobody_executes_is_found(site: Site, header: str, code: 
     assert [("not-executed", line)] == build.findings("page")
 
 
-def test_page_that_may_stay_unexecuted(site: Site) -> None:
-    site.conf('extensions = ["myst_nb", "workercheck"]\nworkercheck_allow_unexecuted = ["old/*"]\n')
+def test_page_that_stays_unexecuted_on_purpose_is_listed(site: Site) -> None:
+    site.conf('extensions = ["myst_nb", "workercheck"]\nworkercheck_allow_unexecuted = ["old"]\n')
     off = HEADER.replace("---\n\n", "mystnb:\n  execution_mode: 'off'\n---\n\n")
-    text = off + "# Off\n\n```{code-cell}\n1\n```\n"
-    site.write("old/off", text=text)
-    site.write("index", text="# Index\n\n```{toctree}\nold/off\ngood\n```\n")
+    site.write("off", text=off + "# Off\n\n```{code-cell}\n1\n```\n")
+    site.write("old", text="# Old\n\n```{code-cell}\n1\n```\n")
     site.write("good", PASSES)
     build = site.build()
-    assert (0, False) == (build.status, build.page("old/off")["executed"])
-    site.write("new", text=text)
-    site.write("index", text="# Index\n\n```{toctree}\nold/off\nnew\ngood\n```\n")
-    assert [("not-executed", 11)] == site.build().findings("new")
+    assert (0, False) == (build.status, build.page("off")["executed"]), build.log
+    assert "source/off.md: not executed, as its header says (execution_mode is 'off')" in build.log
+    assert "source/old.md: not executed, as workercheck_allow_unexecuted in conf.py" in build.log
 
 
 def test_kernel_without_the_recorder_is_not_watched(site: Site, tmp_path: Path) -> None:
@@ -171,8 +169,8 @@ def test_kernel_that_does_not_exist_is_named(site: Site) -> None:
         "page", text=HEADER.replace("python3", "nope") + "# Page\n\n```{code-cell}\n1\n```\n"
     )
     build = site.build()
-    assert [("kernel-died", 9)] == build.findings("page")
-    assert "No such kernel named nope" in build.log
+    assert [("kernel-died", 4)] == build.findings("page")
+    assert "the kernel 'nope' is not installed here. Install it" in build.log
 
 
 def test_broken_header_is_named(site: Site) -> None:
@@ -205,5 +203,7 @@ def test_notebook_with_stored_outputs_is_not_taken_for_executed(site: Site) -> N
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# N"), cell]),
         site.source / "notebook.ipynb",
     )
-    ((kind, _),) = site.build().findings("notebook")
-    assert "not-executed" == kind
+    build = site.build()
+    assert (0, False) == (build.status, build.page("notebook")["executed"])
+    assert "source/notebook.ipynb: not executed, as its outputs are stored in the file" in build.log
+    assert "from last year" in (build.outdir / "notebook.html").read_text()

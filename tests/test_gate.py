@@ -137,7 +137,7 @@ def test_site_without_code(tmp_path: Path) -> None:
     cannot_tell(site.build().outdir, "no page was executed")
 
 
-def test_build_that_broke_off_leaves_no_report(tmp_path: Path) -> None:
+def test_build_that_broke_off_is_not_judged(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.write("page", "print(6 * 7)")
     site.build()
@@ -147,7 +147,9 @@ def test_build_that_broke_off_leaves_no_report(tmp_path: Path) -> None:
     )
     build = site.build()
     assert 0 != build.status
-    cannot_tell(build.outdir, "no report")
+    assert "the build did not finish: ExtensionError" in build.log
+    assert build.page("page")["executed"]
+    cannot_tell(build.outdir, "the build did not finish")
 
 
 def test_formats(red: Build) -> None:

@@ -55,8 +55,7 @@ def test_foot_says_when_where_and_with_what_a_page_ran(site: Site) -> None:
     assert (
         f"Ran on {page['ended'][:16].replace('T', ' ')} UTC in {page['seconds']:.1f} s,"
         f" with Python {platform.python_version()}"
-        f" (start method {build.report['environment']['start_method']}),"
-        f" loky {version('loky')}, numpy {version('numpy')}."
+        f", loky {version('loky')}, numpy {version('numpy')}."
         f" Its work went to loky: {page['workers']} worker"
     ) in foot(build, "work")
     assert foot(build, "work").endswith(". No worker errors. Execution report")
@@ -92,7 +91,7 @@ def test_failure_is_told_with_line_and_way_out(site: Site) -> None:
     assert ". No worker errors but 1 expected. Execution report" in foot(build, "expected")
     assert ". No worker errors. Execution report" in foot(build, "good")
     text = words(report(build))
-    assert "3 pages with code, 1 failed (0 from the cache, 1 failure expected)" in text
+    assert "3 pages with code, 1 failed (1 failure expected)" in text
     assert "Failure: source/broken.md:9: a worker could not unpickle __main__.area" in text
     assert "or hand the work to loky, which pickles it by value. [unpickle-task]" in text
     assert "Expected: source/expected.md:9: a worker could not unpickle __main__.area" in text
@@ -116,7 +115,10 @@ def test_page_that_nobody_executed_says_so(site: Site) -> None:
     site.write("stray", text="# Stray\n\n```{code-cell}\n1 + 1\n```\n")
     site.write("good", PASSES)
     build = site.build()
-    assert "Not executed. Execution report" == foot(build, "allowed")
+    assert (
+        "Not executed, as conf.py says (nb_execution_excludepatterns has 'allowed.md'). "
+        "Execution report"
+    ) == foot(build, "allowed")
     assert "1 failure. Execution report" == foot(build, "stray")
     assert "source/stray.md:3: not executed: a code-cell outside a notebook" in words(report(build))
 
@@ -152,7 +154,11 @@ def test_only_pages_that_ran_again_are_written_again(site: Site) -> None:
     assert "(from the cache)" in report(third)
 
     changed.unlink()
-    assert "changed" not in report(site.build())
+    last = site.build()
+    assert "page-changed" not in report(last)
+    assert "1 page with code, 0 failed (1 unchanged)" in words(report(last))
+    assert not (last.outdir / "changed.html").exists()
+    assert not (last.outdir / "_sources" / "changed.md.txt").exists()
 
 
 def test_build_that_broke_off_leaves_no_execution_report(site: Site) -> None:
@@ -198,7 +204,7 @@ def test_parallel_write_says_the_same(site: Site) -> None:
 def test_named_packages_are_on_every_page(site: Site) -> None:
     site.conf('extensions = ["myst_nb", "workercheck"]\nworkercheck_packages = ["loky"]\n')
     site.write("good", PASSES)
-    assert f"), loky {version('loky')}. It started no workers." in foot(site.build(), "good")
+    assert f", loky {version('loky')}. It started no workers." in foot(site.build(), "good")
 
 
 def test_named_package_that_is_not_there_is_refused(site: Site) -> None:

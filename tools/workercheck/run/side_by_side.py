@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import copy
 import dataclasses as dc
+import functools
 import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -76,9 +78,9 @@ def run_pages(
         failure. Such a page is stopped when it goes on waiting. Called only when something came
         that may be a failure.
     finished
-        Called in this thread with each run.
+        Called with each run, one at a time; not in this thread where an event loop runs in it.
     progress
-        Called in this thread about once a second, with what runs then.
+        Called in the same thread about once a second, with what runs then.
 
     Raises
     ------
@@ -89,7 +91,23 @@ def run_pages(
     """
     folder = Path(tempfile.mkdtemp(prefix="workercheck-"))
     with reaper.watching(folder):
-        asyncio.run(_Runner(folder, jobs, has_failed, finished, progress).run(pages))
+        runner = _Runner(folder, jobs, has_failed, finished, progress)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(runner.run(pages))
+        else:
+            _run_in_thread(runner, pages)
+
+
+def _run_in_thread(runner: _Runner, pages: Sequence[Page]) -> None:
+    """Run pages beside an event loop that runs in this thread, and stop them when it is told to."""
+    with ThreadPoolExecutor(1, "workercheck") as thread:
+        running = thread.submit(asyncio.run, runner.run(pages))
+        try:
+            running.result()
+        finally:
+            runner.stop()
 
 
 class _Runner:
@@ -109,6 +127,12 @@ class _Runner:
         self.finished = finished
         self.progress = progress
         self.underway: list[Underway] = []
+        self._stop: Callable[[], object] = bool
+
+    def stop(self) -> None:
+        """End what runs, from another thread; nothing where it has ended."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._stop()
 
     async def run(self, pages: Sequence[Page]) -> None:
         terminated = False
@@ -121,6 +145,7 @@ class _Runner:
             this.cancel()
 
         loop = asyncio.get_running_loop()
+        self._stop = functools.partial(loop.call_soon_threadsafe, this.cancel)
         # Not on Windows, nor outside the main thread, which has handlers of its own.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(signal.SIGTERM, terminate)

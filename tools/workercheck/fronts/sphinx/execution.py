@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-_SAVE = "Save the file as UTF-8, or say in source_encoding in conf.py how it is written."
-
 
 class Execution:
     """The execution of a build's pages.
@@ -112,28 +110,23 @@ class Execution:
         ):
             return None
         try:
-            docname.encode()
-            text = path.read_text(encoding=app.config.source_encoding)
-        except (OSError, UnicodeError) as exc:
-            finding = rules.not_executed(1, str(exc), _SAVE)
-            if isinstance(exc, UnicodeEncodeError):
-                finding = rules.not_executed(0, "the name of the file is not UTF-8", "Rename it.")
-            self._refuse(docname, path, finding)
+            text = _text(docname, path, app.config.source_encoding)
+        except pages.PageError as exc:
+            self._refuse(docname, path, rules.not_executed(exc.line, str(exc), exc.hint))
             # Sphinx itself would end the build over it.
             app.env.found_docs.discard(docname)
             return None
         try:
             page = pages.read(docname, path, text, self._md_config, self._nb_config)
+            if page is not None and page.why_not_executed is None:
+                pages.check_kernel(page, text)
+        except pages.NoKernelError as exc:
+            self._refuse(docname, path, rules.no_kernel(exc.line, str(exc), exc.hint))
         except pages.PageError as exc:
             self._refuse(docname, path, rules.not_executed(exc.line, str(exc), exc.hint))
-            return None
-        if page is not None and page.why_not_executed is None:
-            try:
-                pages.check_kernel(page, text)
-            except pages.PageError as exc:
-                self._refuse(docname, path, rules.no_kernel(exc.line, str(exc), exc.hint))
-                return None
-        return page
+        else:
+            return page
+        return None
 
     def _refuse(self, docname: str, path: Path, finding: Finding) -> None:
         """Report a page that cannot be run."""
@@ -199,6 +192,26 @@ class Execution:
         except OSError as exc:
             raise files.unwritable(exc) from exc
         return reported
+
+
+def _text(docname: str, path: Path, encoding: str) -> str:
+    """Return what is in a page's file.
+
+    Raises
+    ------
+    PageError
+        If it cannot be read, or its name cannot be written.
+    """
+    try:
+        docname.encode()
+        return path.read_text(encoding=encoding)
+    except UnicodeEncodeError:
+        raise pages.PageError("the name of the file is not UTF-8", 0, "Rename it.") from None
+    except UnicodeDecodeError as exc:
+        way_out = "Save it as UTF-8, or say in source_encoding in conf.py how it is written."
+        raise pages.PageError(f"the file is not {encoding} ({exc.reason})", 1, way_out) from exc
+    except OSError as exc:
+        raise pages.PageError(str(exc.strerror), 0, "Let the file be read.") from exc
 
 
 def judge(reported: PageReport, run: Run) -> None:

@@ -45,6 +45,10 @@ class PageError(Exception):
         self.hint = hint
 
 
+class NoKernelError(PageError):
+    """The kernel that a page names is not there."""
+
+
 def read(
     docname: str, path: Path, text: str, md_config: MdParserConfig, nb_config: NbParserConfig
 ) -> Page | None:
@@ -118,7 +122,7 @@ def check_kernel(page: Page, text: str) -> None:
 
     Raises
     ------
-    PageError
+    NoKernelError
         If it is not, with the line of the header that names it.
     """
     manager = KernelSpecManager()
@@ -126,7 +130,7 @@ def check_kernel(page: Page, text: str) -> None:
         manager.get_kernel_spec(page.kernel_name)
     except NoSuchKernel:
         there = ", ".join(sorted(manager.find_kernel_specs())) or "none"
-        raise PageError(
+        raise NoKernelError(
             f"the kernel {page.kernel_name!r} is not installed here",
             _line_of(text, "kernelspec", "name"),
             f"Install it (one for Python: pip install ipykernel), or name one that is: {there}.",
