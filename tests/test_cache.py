@@ -284,7 +284,7 @@ def test_full_disk_where_the_build_must_write_is_named(site: Site, small_disk: P
     build = site.build("-d", str(small_disk))
     assert 0 != build.status
     assert f"workercheck: {small_disk}/workercheck" in build.log
-    assert "disk is full. Make room there" in build.log
+    assert "No space left on device. Make room there" in build.log
     (small_disk / "filler").unlink()
     (small_disk / "environment.pickle").unlink(missing_ok=True)
     build = site.build()

@@ -65,7 +65,11 @@ class Handover:
         OSError
             If it cannot be written.
         """
-        self._path_of(docname).write_bytes(pickle.dumps(rendition))
+        path = self._path_of(docname)
+        try:
+            path.write_bytes(pickle.dumps(rendition))
+        except OSError as exc:  # a full disk does not say where it is
+            raise OSError(exc.errno, exc.strerror, str(path)) from exc
 
     def take(self, docname: str) -> Rendition | None:
         """Return what a page is to show, None where it has no run."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sphinx.errors import SphinxError
+
 from workercheck.fronts.sphinx import domain, files
 from workercheck.fronts.sphinx.domain import PageRecord
 from workercheck.report import gate, provenance
@@ -148,5 +150,6 @@ class SiteReport:
 
 
 def _in_words(exception: Exception) -> str:
-    """Return an exception on one line."""
-    return " ".join(f"{type(exception).__name__}: {exception}".split())
+    """Return an exception on one line; one of Sphinx's is a sentence by itself."""
+    text = "" if type(exception) is SphinxError else f"{type(exception).__name__}: "
+    return " ".join(f"{text}{exception}".split())
