@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -73,8 +73,17 @@ class Kernel:
         self._tree = tree
         self._question = evidence.folder / "question"
 
-    async def start(self, cwd: Path, log: IO[bytes]) -> None:
+    async def start(self, cwd: Path, log: IO[bytes], defaults: Mapping[str, str]) -> None:
         """Start the kernel, with the recorder in it.
+
+        Parameters
+        ----------
+        cwd
+            The folder in which it runs.
+        log
+            The file for what it writes past the page.
+        defaults
+            Environment variables for it, where they are not set.
 
         Raises
         ------
@@ -96,7 +105,8 @@ class Kernel:
             os.mkfifo(self._question)
         else:
             self._question.touch()
-        environ = os.environ | self._evidence.environ | {_events.QUESTION: str(self._question)}
+        environ = {**defaults, **os.environ, **self._evidence.environ}
+        environ[_events.QUESTION] = str(self._question)
         environ.pop(KEY, None)  # a page signs nothing
         await client.async_start_new_kernel(env=environ, cwd=str(cwd), stdout=log, stderr=log)
         if pid := internals.kernel_pid(client):

@@ -16,7 +16,7 @@ def order(pages: Sequence[Page], seconds: Mapping[str, float]) -> list[Page]:
     """Put the pages that take long first, so that none is left over for the end.
 
     A page that nobody has timed may be the longest, so it comes before the others, the one with
-    most cells first.
+    most code first.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def order(pages: Sequence[Page], seconds: Mapping[str, float]) -> list[Page]:
         pages,
         key=lambda page: (
             page.docname in seconds,
-            -seconds.get(page.docname, len(page.cells)),
+            -seconds.get(page.docname, sum(len(cell.source) for cell in page.cells)),
         ),
     )
 

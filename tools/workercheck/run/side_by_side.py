@@ -26,6 +26,12 @@ from workercheck.run.page import Cell, Page
 
 _TICK = 1.0
 
+_IN_COMPANY = {"OPENBLAS_THREAD_TIMEOUT": "4"}
+"""What the kernels of pages that run side by side get, where it is not set.
+
+Threads of OpenBLAS that wait for work do so by spinning, and take the cores from other pages. With
+the least value that it knows (2**4 processor cycles, not 2**28) they sleep instead."""
+
 
 @dc.dataclass(frozen=True, slots=True)
 class Run:
@@ -122,6 +128,7 @@ class _Runner:
         progress: Callable[[Sequence[Underway]], None],
     ) -> None:
         self.folder = folder
+        self.jobs = jobs
         self.slots = asyncio.Semaphore(jobs)
         self.has_failed = has_failed
         self.finished = finished
@@ -151,13 +158,14 @@ class _Runner:
             loop.add_signal_handler(signal.SIGTERM, terminate)
         ticker = asyncio.ensure_future(self._tick())
         try:
+            together = [page for page in pages if not page.exclusive]
+            defaults = _IN_COMPANY if min(self.jobs, len(together)) > 1 else {}
             async with asyncio.TaskGroup() as group:
-                for page in pages:
-                    if not page.exclusive:
-                        group.create_task(self._run(page))
+                for page in together:
+                    group.create_task(self._run(page, defaults))
             for page in pages:
                 if page.exclusive:
-                    await self._run(page)
+                    await self._run(page, {})
         except asyncio.CancelledError:
             if terminated:  # as Ctrl-C does, through every ``finally``
                 raise KeyboardInterrupt from None
@@ -174,19 +182,22 @@ class _Runner:
             self.progress(self.underway)
             await asyncio.sleep(_TICK)
 
-    async def _run(self, page: Page) -> None:
+    async def _run(self, page: Page, defaults: Mapping[str, str]) -> None:
         async with self.slots:
             underway = Underway(page, time.monotonic())
             self.underway.append(underway)
             try:
-                run = await _run(underway, self.folder, self.has_failed)
+                run = await _run(underway, self.folder, defaults, self.has_failed)
             finally:
                 self.underway.remove(underway)
             self.finished(run)
 
 
 async def _run(
-    underway: Underway, root: Path, has_failed: Callable[[Page, list[ev.Event]], bool]
+    underway: Underway,
+    root: Path,
+    defaults: Mapping[str, str],
+    has_failed: Callable[[Page, list[ev.Event]], bool],
 ) -> Run:
     page = underway.page
     folder = Path(tempfile.mkdtemp(dir=root))
@@ -200,6 +211,7 @@ async def _run(
             notebook,
             evidence,
             cwd,
+            defaults,
             has_failed=lambda events: has_failed(page, events),
             cell_runs=underway.runs,
         )

@@ -1,0 +1,78 @@
+"""Pages side by side: their order, what their kernels get, and kernels of other languages."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from runs import execute, findings, of, page
+from workercheck.evidence import records as ev
+from workercheck.run import schedule
+from workercheck.run.side_by_side import Run
+
+TIMEOUT = 'import os\nprint(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))'
+
+OTHER_LANGUAGE = """
+from ipykernel.kernelapp import IPKernelApp
+from ipykernel.kernelbase import Kernel
+
+class Echo(Kernel):
+    implementation = "echo"
+    implementation_version = "1"
+    banner = ""
+    language_info = {"name": "echo", "mimetype": "text/plain", "file_extension": ".txt"}
+    heard = []
+
+    def do_execute(self, code, silent, *args, **kwargs):
+        self.heard.append(code)
+        stream = {"name": "stdout", "text": repr(self.heard)}
+        self.send_response(self.iopub_socket, "stream", stream)
+        return {"status": "ok", "execution_count": len(self.heard), "payload": []}
+
+IPKernelApp.launch_instance(kernel_class=Echo)
+"""
+
+
+def printed(run: Run) -> str:
+    return str(run.notebook.cells[-1].outputs[0].text).strip()
+
+
+def test_threads_of_openblas_sleep_while_pages_have_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
+    pages = [page(tmp_path, TIMEOUT, name=name) for name in ("a", "b", "c")]
+    pages[2] = dc.replace(pages[2], exclusive=True)
+    assert ["4", "4", "None"] == [printed(run) for run in execute(*pages)]
+    assert ["None", "None"] == [printed(run) for run in execute(*pages[:2], jobs=1)]
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "20")
+    assert ["20", "20"] == [printed(run) for run in execute(*pages[:2])]
+
+
+@pytest.mark.parametrize("recorder", [[], ["-u", "WORKERCHECK_EVIDENCE"]], ids=["with", "without"])
+def test_kernel_of_another_language_gets_the_code_of_the_page_only_and_no_wait(
+    recorder: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "echo.py").write_text(OTHER_LANGUAGE)
+    folder = tmp_path / "jupyter" / "kernels" / "echo"
+    folder.mkdir(parents=True)
+    argv = ["env", *recorder, sys.executable, str(tmp_path / "echo.py"), "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "echo", "language": "echo"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    foreign = page(tmp_path, "one", "two")
+    foreign.notebook.metadata["kernelspec"]["name"] = "echo"
+    (run,) = execute(foreign)
+    assert printed(run) == "['one', 'two']"
+    assert not of(run, ev.Unanswered)
+    assert not findings(run)
+
+
+def test_page_that_took_longest_or_has_most_code_starts_first(tmp_path: Path) -> None:
+    short, long = page(tmp_path, "1", "2", name="short"), page(tmp_path, "1\n" * 99, name="long")
+    timed = [page(tmp_path, "1", name="quick"), page(tmp_path, "1", name="slow")]
+    ordered = schedule.order([*timed, short, long], {"quick": 1.0, "slow": 9.0})
+    assert ["long", "short", "slow", "quick"] == [each.docname for each in ordered]
