@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,43 @@ def test_page_with_an_empty_cell_is_no_failure(odd: Build) -> None:
     assert (False, []) == (odd.page("empty")["executed"], odd.findings("empty"))
     assert "its code cells are empty" == odd.page("empty")["why_not_executed"]
     assert 1 == gate(odd.outdir).returncode
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A page that shows the value of an expression at two places of its text."""
+    site = Site(tmp_path_factory.mktemp("inline"))
+    site.write(
+        "page",
+        text=header("mystnb:\n  execution_mode: inline")
+        + "# Page\n\n```{code-cell}\nx = 41\n```\n\nFirst {eval}`x`.\n\n"
+        + "```{code-cell}\nx += 1\n```\n\nThen {eval}`x`.\n",
+    )
+    return site
+
+
+def test_inline_values_are_those_of_their_place_and_watched(inline: Site) -> None:
+    build = inline.build()
+    assert 0 == build.status, build.log
+    assert (True, []) == (build.page("page")["executed"], build.findings("page"))
+    text = re.sub("<[^>]*>", "", (build.outdir / "page.html").read_text())
+    assert ["First 41.", "Then 42."] == re.findall(r"(?:First|Then) \d+\.", text)
+
+
+@pytest.mark.parametrize("builder", ["singlehtml", "dirhtml", "gettext", "latex"])
+def test_other_builders_pass_the_same_page(inline: Site, builder: str) -> None:
+    build = inline.build("-b", builder, "-E")
+    assert 0 == build.status, build.log
+    assert 0 == gate(build.outdir).returncode
+
+
+def test_value_that_is_not_there_is_the_pages_finding(site: Site) -> None:
+    site.write(
+        "page",
+        text=header("mystnb:\n  execution_mode: inline")
+        + "# Page\n\n```{code-cell}\nx = 41\n```\n\nIt is {eval}`y`.\n",
+    )
+    build = site.build()
+    assert 1 == build.status
+    assert [("cell-error", 15)] == build.findings("page")
+    assert "source/page.md:15: {eval}`y` has no value (NameError" in build.log
