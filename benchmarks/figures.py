@@ -68,9 +68,10 @@ def _table(result: dict[str, Any]) -> str:
         cells = [cell(builder, situation) for situation in situations]
         cells += [f"{cold(builder, 'cpu'):.0f} s", f"{cold(builder, 'memory'):.0f} MiB"]
         lines.append(f"| {builder} | {' | '.join(cells)} |")
+    repeated = f"median of {rounds} rounds" if rounds > 1 else "one round"
     note = (
-        f"{_measured_on(result)} {result['pages']} pages, median of {rounds} "
-        f"round{'s' if rounds > 1 else ''}. Wall time; in brackets the ratio to {SERIAL}."
+        f"{_measured_on(result)} {result['pages']} pages, {repeated}. "
+        f"Wall time; in brackets the ratio to {SERIAL}."
     )
     return "\n".join([*lines, "", note, ""])
 
