@@ -41,6 +41,8 @@ class Library:
         Regular expression on the command line of what it starts beside its workers.
     answers : bool
         Whether a worker answers each message with a message: one that ends in between had work.
+    reruns : bool
+        Whether it gives the work of a worker that died to another one.
     by_value : bool
         Whether it pickles functions of the page by value.
     falls_back : iterable of str
@@ -65,6 +67,7 @@ class Library:
         commands: "Iterable[tuple[str, str]]" = (),
         service: str = "",
         answers: bool = False,
+        reruns: bool = False,
         by_value: bool = False,
         falls_back: "Iterable[str]" = (),
         result_readers: "Iterable[str]" = (),
@@ -80,6 +83,7 @@ class Library:
         self.commands = tuple(commands)
         self.service = service
         self.answers = answers
+        self.reruns = reruns
         self.by_value = by_value
         self.falls_back = tuple(falls_back)
         self.result_readers = tuple(result_readers)
@@ -273,6 +277,7 @@ LIBRARIES = (
                 ("Client.submit", "dask-submitted func"),
                 ("Client.map", "dask-submitted func"),
                 ("Client._graph_to_futures", "dask-submitted dsk"),
+                ("FutureState.finish", "dask-finished"),
                 ("FutureState.set_error", "dask-failed"),
                 ("Future.result", "dask-asked"),
                 ("Future.exception", "dask-asked"),
@@ -289,6 +294,7 @@ LIBRARIES = (
         wrapped={"cloudpickle.cloudpickle": ("dumps",)},
         commands=((r"\bdask[ -]worker\b|\bdistributed\.cli\.dask_worker\b", "dask"),),
         service=r"\bdask[ -]scheduler\b|-m (?:dask|distributed)\b",
+        reruns=True,
         by_value=True,
         falls_back=("distributed.protocol.pickle",),
         result_readers=("_handle_report",),

@@ -201,6 +201,16 @@ class Unseen(Event):
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished(Event):
+    """Work never had a result: its library gave it up, or the process ended before."""
+
+    event: ClassVar[str] = "unfinished"
+    place: int
+    is_given_up: bool
+    """Whether the library gave it up, because too many workers died of it."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
 class FileRan(Event):
     """A process began to run a file that is not installed: a module, or a script."""
 

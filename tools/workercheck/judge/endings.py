@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
+
 from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.judge import hints, wording
@@ -99,6 +101,7 @@ class _Deaths:
 
     def _exits(self) -> None:
         before_work: dict[object, list[ev.Exited]] = {}
+        reruns: dict[str, list[ev.Exited]] = {}
         last_message = {e.child: e for e in self.history.of(ev.EndedAtWork)}
         for e in self.history.of(ev.Exited):
             if (
@@ -116,6 +119,8 @@ class _Deaths:
                 work = self.history.work_of_process(e.child)
                 place = work.place if work is not None else None
                 before_work.setdefault(id(place), []).append(e)
+            elif library is not None and library.reruns:
+                reruns.setdefault(library.name, []).append(e)
             elif library is not None:
                 # Its scheduler hands tasks on: the process was started for all of them.
                 work = work or self.history.guess(e, library.name)
@@ -123,6 +128,8 @@ class _Deaths:
             elif e.exitcode < 0:
                 work = self.history.work_of_process(e.child)
                 self._add(e, e.child, work, _AT_WORK, e.target)
+        for name, exits in reruns.items():
+            self._lost_for_good(name, exits)
         for exits in before_work.values():
             if len(exits) >= RESPAWNS:
                 first = exits[0]
@@ -133,6 +140,22 @@ class _Deaths:
                     f"{len(exits)} workers died before their first task",
                     None,
                 )
+
+    def _lost_for_good(self, library: str, exits: list[ev.Exited]) -> None:
+        """Add what never had a result; the rest of the work was done again by another worker."""
+        unfinished = [
+            (e, work)
+            for e in self.history.of(ev.Unfinished)
+            if (work := self.history.work_at(e.pid, e.place)) is not None
+            and work.executor == library
+        ]
+        given_up = [work for e, work in unfinished if e.is_given_up]
+        lost = {work.cell: work for work in given_up or [work for _, work in unfinished]}
+        works = list(lost.values())
+        if not given_up and len(works) > 1:
+            works = [dc.replace(works[-1], is_guess=True)]
+        for work in works:
+            self._add(exits[0], exits[0].child, work, _AT_WORK, None)
 
     def _add(
         self,

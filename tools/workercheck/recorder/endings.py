@@ -12,7 +12,7 @@ import time
 import weakref
 
 from workercheck.libraries import MODULES
-from workercheck.recorder import asynchronous, events, frameless, handles, monitor, places
+from workercheck.recorder import asynchronous, events, frameless, handles, monitor, places, work
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -347,6 +347,7 @@ def tell() -> None:
             popen.poll()
     handles.tell()
     asynchronous.tell()
+    work.tell()
 
 
 def forget() -> None:

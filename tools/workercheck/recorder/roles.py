@@ -46,6 +46,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "batch-done": ("start", work.batch_done),
     "batch-asked": ("start", work.was_asked),
     "dask-submitted": ("return", work.dask_submitted),
+    "dask-finished": ("start", work.dask_finished),
     "dask-failed": ("return", work.dask_failed),
     "dask-asked": ("start", work.dask_asked),
     "dask-gathered": ("start", work.dask_gathered),

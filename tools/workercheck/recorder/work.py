@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from workercheck.recorder import handles, monitor, places
+from workercheck.recorder import events, handles, monitor, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -287,6 +287,10 @@ def batch_done(frame: FrameType, _: Any) -> None:
 # --- dask.distributed -----------------------------------------------------------------------------
 
 
+_under_way: dict[Any, int] = {}
+"""By the key of a future of Dask that has no result yet: the place of its work."""
+
+
 def dask_submitted(argument: str) -> monitor.Handler:
     """Make the handler for a method of a client that returns futures."""
 
@@ -300,14 +304,24 @@ def dask_submitted(argument: str) -> monitor.Handler:
         for future in _futures_in(value):
             state = getattr(future, "_state", None)
             if state is not None and handles.of_key(state) is None:
+                if state.status not in ("finished", "error"):
+                    _under_way[state.key] = place
                 handles.register(future, "future", place, owned=owned, call=call, key=state)
 
     return handler
 
 
+def dask_finished(frame: FrameType, _: Any) -> None:
+    """Note that a future of Dask has its result, whichever worker made it."""
+    _under_way.pop(frame.f_locals["self"].key, None)
+
+
 def dask_failed(frame: FrameType, _: Any) -> None:
     """Note the exception of a future of Dask."""
     state = frame.f_locals["self"]
+    place = _under_way.pop(state.key, None)
+    if place is not None and type(state.exception).__name__ == "KilledWorker":
+        events.write("unfinished", place=place, is_given_up=True)
     handles.failed(handles.of_key(state), state.exception)
 
 
@@ -328,9 +342,17 @@ def _futures_in(value: Any, depth: int = 3) -> Iterator[Any]:
             yield from _futures_in(one, depth - 1)
 
 
+def tell() -> None:
+    """Write what never had a result."""
+    for place in dict.fromkeys(_under_way.values()):
+        events.write("unfinished", place=place, is_given_up=False)
+    _under_way.clear()
+
+
 def forget() -> None:
     """Begin anew in a forked child."""
     global _call
     _call = None
     _put.clear()
+    _under_way.clear()
     _submissions.clear()
