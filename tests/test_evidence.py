@@ -37,7 +37,7 @@ def damages(events: list[ev.Event]) -> list[str]:
 
 
 BEGIN = """
-import os, pickle
+import os, pickle, time
 from workercheck.recorder import events, mapped
 
 events.folder = {!r}
@@ -49,6 +49,17 @@ def load(message, fingerprint=None):
     if fingerprint is None:
         fingerprint = mapped.fingerprint(message)
     mapped.pack_doing(doing, 0, mapped.LOADING, fingerprint)
+
+ring = None
+
+def sent(fingerprint, place, reply_to):
+    global ring, offsets
+    if ring is None:
+        ring, offsets = mapped.map_sent()
+    mapped.pack_record(ring, next(offsets), fingerprint, place, reply_to, time.time_ns())
+
+def message_of(doing):
+    return mapped.DOING_HEAD.unpack_from(doing)[1]
 """
 
 
@@ -296,13 +307,13 @@ RESULT = b"what a worker answered"
 @pytest.fixture
 def two_processes(evidence: Evidence) -> Evidence:
     """A process has sent a task from its place 3; another one has answered it."""
-    python(f"mapped.sent(mapped.fingerprint({TASK!r}), 3, 0)", evidence.folder)
+    python(f"sent(mapped.fingerprint({TASK!r}), 3, 0)", evidence.folder)
     done = python(
         f"""
         task, result = {TASK!r}, {RESULT!r}
         load(task)
         doing[0] = mapped.WORKING
-        mapped.sent(mapped.fingerprint(result), mapped.REPLY, mapped.message_of(doing))
+        sent(mapped.fingerprint(result), mapped.REPLY, message_of(doing))
         doing[0] = mapped.IDLE
         """,
         evidence.folder,
@@ -341,7 +352,7 @@ def test_message_that_nobody_sent_is_looked_up_again_at_the_end(evidence: Eviden
     for number in (late, 12345, 0):
         evidence.append(ev.LoadFailed, **load_failed(number))
     assert [] == sent(evidence.read())
-    python("mapped.sent(mapped.fingerprint(b'late'), 7, 0)", evidence.folder)
+    python("sent(mapped.fingerprint(b'late'), 7, 0)", evidence.folder)
     assert [] == sent(evidence.read())
     assert [(late, 7, 0)] == sent(evidence.read(final=True))
 
@@ -351,8 +362,8 @@ def test_latest_message_with_the_same_bytes_counts(evidence: Evidence, count: in
     python(
         f"""
         for place in range(1, {count} + 1):
-            mapped.sent(99, place, 0)
-            mapped.sent(1000 + place, 1, 0)
+            sent(99, place, 0)
+            sent(1000 + place, 1, 0)
         """,
         evidence.folder,
     )
@@ -363,7 +374,7 @@ def test_latest_message_with_the_same_bytes_counts(evidence: Evidence, count: in
 
 def test_sender_that_knows_its_place_is_preferred(evidence: Evidence) -> None:
     for place in (0, 5, 0):
-        python(f"mapped.sent(99, {place}, 0)", evidence.folder)
+        python(f"sent(99, {place}, 0)", evidence.folder)
     assert 5 == MappedFiles(evidence.folder).who_sent({99})[99].place
 
 
@@ -427,7 +438,7 @@ def test_load_from_a_file_does_not_name_what_came_before(evidence: Evidence) -> 
 
 
 def test_files_of_living_processes_are_left_alone(evidence: Evidence) -> None:
-    code = "load(b'x')\nmapped.sent(6, 1, 0)\nprint(flush=True)\ninput()"
+    code = "load(b'x')\nsent(6, 1, 0)\nprint(flush=True)\ninput()"
     with subprocess.Popen(
         [sys.executable, "-c", BEGIN.format(str(evidence.folder)) + code],
         stdin=subprocess.PIPE,

@@ -111,6 +111,7 @@ def test_sessions_are_listed_at_once_with_what_they_do():
         "docs",
         "docs-live",
         "bench",
+        "bench-recorder",
         "linkcheck",
         "readers",
         "tests",

@@ -112,6 +112,11 @@ class History:
         cells = self.steps.cells
         return cells[cell].line if cell is not None and 0 <= cell < len(cells) else 0
 
+    def label(self, cell: int | None) -> str:
+        """Return what names a cell where its line does not, empty where there is no need."""
+        cells = self.steps.cells
+        return cells[cell].label if cell is not None and 0 <= cell < len(cells) else ""
+
     def expects(self, cell: int | None) -> bool:
         """Tell whether a cell is tagged ``expect-worker-error``."""
         cells = self.steps.cells

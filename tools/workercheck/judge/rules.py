@@ -43,7 +43,7 @@ def judge(history: History) -> list[Finding]:
     found += cells.absent(history, found)
     found += remains.unwatched(history)
     found += remains.leftovers(history)
-    found = [_labelled(history.steps, finding) for finding in found]
+    found = [_labelled(history, finding) for finding in found]
     return sorted(map(wording.printable, found), key=lambda f: (f.line, f.kind))
 
 
@@ -91,9 +91,9 @@ def no_value(line: int, expression: str, reason: str) -> Finding:
     )
 
 
-def _labelled(steps: Steps, finding: Finding) -> Finding:
+def _labelled(history: History, finding: Finding) -> Finding:
     """Name the cell of a finding where its line does not."""
-    label = steps.cells[finding.cell].label if finding.cell is not None else ""
+    label = history.label(finding.cell)
     return dc.replace(finding, message=f"{label}: {finding.message}") if label else finding
 
 

@@ -215,16 +215,12 @@ def pool_broken(frame: FrameType, _: Any) -> None:
     manager: Any = here["self"]
     reason = here.get("bpe")
     processes = dict(manager.processes or {})
-    doomed = [
-        handles.place_of(getattr(item, "future", None))
-        for item in list(manager.pending_work_items.values())
-    ]
     events.write(
         "pool-broken",
         executor=str(type(manager).__module__),
         pids=list(processes),
         ended=[pid for pid, process in processes.items() if _has_ended(process)],
-        doomed=list(dict.fromkeys(place for place in doomed if place)),
+        doomed=work.doomed_places(manager.pending_work_items),
         message=events.message_of(reason) if isinstance(reason, BaseException) else "",
     )
 

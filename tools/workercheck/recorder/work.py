@@ -32,6 +32,10 @@ _LIMIT = 20_000
 
 _put: dict[int, int] = {}
 """By the id of an object that waits in a queue, which keeps it alive: its place."""
+_doomed: dict[tuple[int, int], int] = {}
+"""By the id of a broken executor's tasks, and the number of one: its place."""
+_doomed_tasks: list[Any] = []
+"""Those tasks, so that no others get the same id."""
 
 
 def submitted(argument: str) -> monitor.Handler:
@@ -225,8 +229,34 @@ def queued_object(frame: FrameType, thing: Any) -> int:
     items = getattr(queue, "pending_work_items", None)
     if number is not None and items is not None:
         future = getattr(items.get(number), "future", None)
+        if future is None:
+            return _doomed.get((id(items), number), 0)
         return handles.place_of(future) or _wait_for_place(future)
     return _put.pop(id(thing), 0)
+
+
+def doomed_places(items: dict[int, Any]) -> list[int]:
+    """Return the places of the tasks of an executor that breaks, and remember them.
+
+    The executor forgets its tasks now, while the thread of its queue may still send one of them.
+
+    Parameters
+    ----------
+    items
+        The executor's tasks, by number.
+
+    Returns
+    -------
+    list of int
+        Each place once.
+    """
+    _doomed_tasks.append(items)
+    doomed = {
+        (id(items), number): handles.place_of(getattr(item, "future", None))
+        for number, item in list(items.items())
+    }
+    _doomed.update(doomed)
+    return list(dict.fromkeys(place for place in doomed.values() if place))
 
 
 def future_among(path: str) -> places.Resolver:
@@ -354,5 +384,7 @@ def forget() -> None:
     global _call
     _call = None
     _put.clear()
+    _doomed.clear()
+    _doomed_tasks.clear()
     _under_way.clear()
     _submissions.clear()
