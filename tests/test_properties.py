@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import nbformat
+import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from workercheck.evidence import records as ev
@@ -142,6 +143,41 @@ def test_failed_load_is_never_lost(page: Page, events: list[ev.Event], load: ev.
     before_the_end = [e for e in events if not isinstance(e, ev.ShutdownStarted)]
     kinds = {finding.kind for finding in rules.judge(History(page, [*before_the_end, load]))}
     assert kinds & {"unpickle-task", "unpickle-result"}
+
+
+@pytest.mark.parametrize("interpreters", [0, 2])
+def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreters: int) -> None:
+    def starts(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
+        return ev.ProcessStarted(
+            pid=pid,
+            time=1,
+            ppid=ppid,
+            group=7,
+            argv=["python", "-m", *argv],
+            python="3.14",
+            executable="python",
+            forked=False,
+        )
+
+    kernel = starts(7, 1, "ipykernel_launcher")
+    load = ev.LoadFailed(
+        **{field.name: None for field in dc.fields(ev.LoadFailed)}
+        | {"pid": 8, "time": 2, "stack": [["loky.process_executor", "_process_worker"]]}
+        | {"interpreter": 0, "fingerprint": 5, "exception": "AttributeError", "message": ""}
+        | {"name": "f", "globals": ["__main__.f"], "traceback": ""}
+    )
+    events = [
+        kernel,
+        ev.CellStarted(pid=1, time=1, cell=0),
+        ev.ChildStarted(pid=7, time=1, child=8, place=0, target=None, argv=[], owned=False),
+        starts(8, 7, "loky.backend.popen_loky_posix"),
+        *[kernel] * interpreters,  # each says that it starts, and has the kernel's pid
+        ev.CellStarted(pid=1, time=2, cell=1),
+        load,
+    ]
+    (finding,) = rules.judge(History(page([[], []]), events))
+    assert finding.cell == 1
+    assert "is a guess" in finding.message
 
 
 ends = st.one_of(events_of(cls) for cls in (ev.Exited, ev.PoolBroken, ev.SignalSent, ev.LoadFailed))

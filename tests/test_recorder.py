@@ -7,6 +7,7 @@ import pickletools
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from workercheck.evidence import records as ev
 from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import failure as _failure
-from workercheck.recorder import places
+from workercheck.recorder import handles, places, work
 
 
 @pytest.fixture
@@ -269,3 +270,29 @@ def test_torn_and_foreign_lines_are_damage(evidence: Evidence) -> None:
 )
 def test_worker_is_told_by_whose_program_it_runs(command: list[str], expected: bool) -> None:
     assert places.is_workers_command(["python", *command]) is expected
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_task_that_a_breaking_pool_still_sends_keeps_its_place(breaks: bool) -> None:
+    class Queue:
+        def __init__(self) -> None:
+            self.pending_work_items: dict[int, object] = {3: Task()}
+
+        def failed(self) -> None: ...
+
+    class Task:
+        work_id = 3
+        future = Future[int]()
+
+    def feed(onerror: object) -> int:
+        return work.queued_object(sys._getframe(), Task())
+
+    queue = Queue()
+    handles.register(Task.future, "future", 17, owned=True)
+    assert feed(queue.failed) == 17
+    if breaks:
+        assert work.doomed_places(queue.pending_work_items) == [17]
+    queue.pending_work_items.clear()
+    assert feed(queue.failed) == (17 if breaks else 0)
+    work.forget()
+    handles.forget()

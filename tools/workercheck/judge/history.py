@@ -257,9 +257,13 @@ class History:
     def _in_program(self, pid: int) -> bool:
         """Tell whether a process belongs to a program that the page ran, such as a script."""
         return any(
-            process is not self.kernel and wording.is_program(process)
+            not self._is_kernel(process.pid) and wording.is_program(process)
             for process in self._lineage(pid)
         )
+
+    def _is_kernel(self, pid: int) -> bool:
+        # By its pid: each interpreter within a process says that it starts.
+        return self.kernel is not None and pid == self.kernel.pid
 
     def is_program(self, pid: int) -> bool:
         """Tell whether a process is a program, the page's kernel included, and works for none."""
@@ -288,7 +292,7 @@ class History:
     def role(self, pid: int) -> str:
         """Say what a process is: a ``kernel``, a ``worker``, or a ``process`` of another kind."""
         started = self.started.get(pid)
-        if started is not None and started is self.kernel and self.steps.name == "page":
+        if self._is_kernel(pid) and self.steps.name == "page":
             return "kernel"
         if not self.is_program(pid):
             return "worker"
