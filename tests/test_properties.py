@@ -171,7 +171,8 @@ def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreter
         ev.CellStarted(pid=1, time=1, cell=0),
         ev.ChildStarted(pid=7, time=1, child=8, place=0, target=None, argv=[], owned=False),
         starts(8, 7, "loky.backend.popen_loky_posix"),
-        *[kernel] * interpreters,  # each says that it starts, and has the kernel's pid
+        # Each interpreter says that it starts, and has the kernel's pid.
+        *(dc.replace(kernel) for _ in range(interpreters)),
         ev.CellStarted(pid=1, time=2, cell=1),
         load,
     ]
