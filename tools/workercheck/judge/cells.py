@@ -28,9 +28,9 @@ def errors(history: History, failures: Sequence[Finding]) -> list[Finding]:
     """Return a finding for each cell that failed, but for a failure of a worker told already."""
     found = []
     for e in history.ended:
-        if e.exception is None or not 0 <= e.cell < len(history.steps.cells):
+        cell = history.step(e.cell)
+        if e.exception is None or cell is None:
             continue
-        cell = history.steps.cells[e.cell]
         error = f"{e.exception}: {e.message}" if e.message else e.exception
         follows = is_broken(e) or any(_follows(e, failure) for failure in failures)
         if follows and any(not failure.expected for failure in failures):

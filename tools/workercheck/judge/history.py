@@ -13,7 +13,7 @@ from typing import TypeVar
 from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.judge import wording
-from workercheck.judge.steps import Steps
+from workercheck.judge.steps import Step, Steps
 
 _E = TypeVar("_E", bound=ev.Event)
 
@@ -107,20 +107,20 @@ class History:
 
     # --- cells ---
 
+    def step(self, cell: int | None) -> Step | None:
+        """Return what is known of a cell, None where there is none: evidence may name any."""
+        cells = self.steps.cells
+        return cells[cell] if cell is not None and 0 <= cell < len(cells) else None
+
     def line(self, cell: int | None) -> int:
         """Return the line of a cell, 0 where there is none."""
-        cells = self.steps.cells
-        return cells[cell].line if cell is not None and 0 <= cell < len(cells) else 0
-
-    def label(self, cell: int | None) -> str:
-        """Return what names a cell where its line does not, empty where there is no need."""
-        cells = self.steps.cells
-        return cells[cell].label if cell is not None and 0 <= cell < len(cells) else ""
+        step = self.step(cell)
+        return step.line if step is not None else 0
 
     def expects(self, cell: int | None) -> bool:
         """Tell whether a cell is tagged ``expect-worker-error``."""
-        cells = self.steps.cells
-        return cell is not None and 0 <= cell < len(cells) and cells[cell].expects_worker_error
+        step = self.step(cell)
+        return step is not None and step.expects_worker_error
 
     def order(self, event: ev.Event) -> int:
         """Return the position of an event in the evidence."""
@@ -262,7 +262,7 @@ class History:
         )
 
     def _is_kernel(self, pid: int) -> bool:
-        # By its pid: each interpreter within a process says that it starts.
+        """Tell whether a process is the kernel; interpreters within it start under the same pid."""
         return self.kernel is not None and pid == self.kernel.pid
 
     def is_program(self, pid: int) -> bool:

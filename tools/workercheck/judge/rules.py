@@ -93,8 +93,10 @@ def no_value(line: int, expression: str, reason: str) -> Finding:
 
 def _labelled(history: History, finding: Finding) -> Finding:
     """Name the cell of a finding where its line does not."""
-    label = history.label(finding.cell)
-    return dc.replace(finding, message=f"{label}: {finding.message}") if label else finding
+    step = history.step(finding.cell)
+    if step is None or not step.label:
+        return finding
+    return dc.replace(finding, message=f"{step.label}: {finding.message}")
 
 
 def _explain(history: History, failures: Sequence[Finding]) -> list[Finding]:

@@ -32,10 +32,8 @@ _LIMIT = 20_000
 
 _put: dict[int, int] = {}
 """By the id of an object that waits in a queue, which keeps it alive: its place."""
-_doomed: dict[tuple[int, int], int] = {}
-"""By the id of a broken executor's tasks, and the number of one: its place."""
-_doomed_tasks: list[Any] = []
-"""Those tasks, so that no others get the same id."""
+_doomed: dict[int, tuple[dict[int, Any], dict[int, int]]] = {}
+"""By the id of a broken executor's tasks: those, which keeps the id theirs, and their places."""
 
 
 def submitted(argument: str) -> monitor.Handler:
@@ -230,9 +228,14 @@ def queued_object(frame: FrameType, thing: Any) -> int:
     if number is not None and items is not None:
         future = getattr(items.get(number), "future", None)
         if future is None:
-            return _doomed.get((id(items), number), 0)
+            return _place_of_doomed(items, number)
         return handles.place_of(future) or _wait_for_place(future)
     return _put.pop(id(thing), 0)
+
+
+def _place_of_doomed(items: dict[int, Any], number: int) -> int:
+    known = _doomed.get(id(items))
+    return known[1].get(number, 0) if known is not None else 0
 
 
 def doomed_places(items: dict[int, Any]) -> list[int]:
@@ -250,12 +253,11 @@ def doomed_places(items: dict[int, Any]) -> list[int]:
     list of int
         Each place once.
     """
-    _doomed_tasks.append(items)
     doomed = {
-        (id(items), number): handles.place_of(getattr(item, "future", None))
+        number: handles.place_of(getattr(item, "future", None))
         for number, item in list(items.items())
     }
-    _doomed.update(doomed)
+    _doomed[id(items)] = items, doomed
     return list(dict.fromkeys(place for place in doomed.values() if place))
 
 
@@ -385,6 +387,5 @@ def forget() -> None:
     _call = None
     _put.clear()
     _doomed.clear()
-    _doomed_tasks.clear()
     _under_way.clear()
     _submissions.clear()
