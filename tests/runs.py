@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +39,15 @@ def page(folder: Path, *cells: str, name: str = "page", timeout: float | None = 
         allow_errors=False,
         exclusive=False,
     )
+
+
+def page_of_tags(tags: list[list[str]]) -> Page:
+    """Make a page with a cell for each list of tags; its evidence is made up, too."""
+    made = page(Path(), *["1" for _ in tags])
+    cells = tuple(
+        dc.replace(cell, tags=frozenset(own)) for cell, own in zip(made.cells, tags, strict=True)
+    )
+    return dc.replace(made, cells=cells)
 
 
 def never(page: Page, events: list[ev.Event]) -> bool:

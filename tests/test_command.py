@@ -278,7 +278,9 @@ if __name__ == "__main__":
             time.sleep(0.01)
         try:
             print("ready", flush=True)
-            time.sleep(600)
+            # A single sleep may outlast the signal: Linux may hand it to another thread.
+            while True:
+                time.sleep(0.1)
         except KeyboardInterrupt:
             executor.kill_workers() if hasattr(executor, "kill_workers") else [
                 process.kill() for process in executor._processes.values()

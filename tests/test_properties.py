@@ -7,20 +7,20 @@ import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_type_hints
 
-import nbformat
-import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from runs import page_of_tags
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.judge import rules
 from workercheck.judge.finding import FINDING_KINDS, WORKER_KINDS
 from workercheck.judge.history import History
+from workercheck.judge.steps import HandOut, HandOuts
 from workercheck.report import record as report
-from workercheck.run.page import Cell, Page
+from workercheck.report.command import of_command
+from workercheck.run.page import Page
 
 text = st.text(max_size=60)
 texts = st.lists(text, max_size=4)
@@ -50,30 +50,11 @@ def events_of(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
 any_event = st.one_of([events_of(cls) for cls in ev.EVENT_TYPES.values()])
 
 
-def page(tags: list[list[str]]) -> Page:
-    cells = tuple(
-        Cell(position=i, line=10 * i + 10, tags=frozenset(own), source="1")
-        for i, own in enumerate(tags)
-    )
-    return Page(
-        docname="page",
-        path=Path("page.md"),
-        notebook=nbformat.v4.new_notebook(),
-        cells=cells,
-        why_not_executed=None,
-        force=False,
-        in_temp=False,
-        timeout=30,
-        allow_errors=False,
-        exclusive=False,
-    )
-
-
 pages = st.lists(
     st.lists(st.sampled_from(["expect-worker-error", "raises-exception"]), max_size=2),
     min_size=1,
     max_size=4,
-).map(page)
+).map(page_of_tags)
 
 
 @given(any_event)
@@ -108,7 +89,7 @@ def ill_typed_lines(draw: st.DrawFn) -> str:
 
 
 @given(pages, st.lists(ill_typed_lines() | any_event.map(ev.dumps), max_size=12))
-@example(page([[]]), ['{"event": "process-started", "pid": "x"}'])
+@example(page_of_tags([[]]), ['{"event": "process-started", "pid": "x"}'])
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_ill_typed_evidence_is_judged(page: Page, lines: list[str]) -> None:
     events = [ev.parse(line) for line in lines]
@@ -138,47 +119,24 @@ def test_any_evidence_is_judged(page: Page, events: list[ev.Event]) -> None:
         assert isinstance(write(made), str)
 
 
+@given(st.lists(any_event, max_size=12), st.integers(0, 3))
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_any_evidence_of_a_command_is_reported(events: list[ev.Event], known: int) -> None:
+    def locate(place: ev.Place) -> HandOut | None:
+        source = f"{place.pid % 3}.py"
+        return HandOut(line=place.id, tags=frozenset(), source=source, docname=source)
+
+    places = [e for e in events if isinstance(e, ev.Place)]
+    made = of_command(["python", "x.py"], HandOuts(places[:known], locate), events, {})
+    judged = rules.judge(History(HandOuts(places[:known], locate), events))
+    assert len(judged) == sum(len(page.findings) for page in made.pages)
+
+
 @given(pages, st.lists(any_event, max_size=8), events_of(ev.LoadFailed))
 def test_failed_load_is_never_lost(page: Page, events: list[ev.Event], load: ev.LoadFailed) -> None:
     before_the_end = [e for e in events if not isinstance(e, ev.ShutdownStarted)]
     kinds = {finding.kind for finding in rules.judge(History(page, [*before_the_end, load]))}
     assert kinds & {"unpickle-task", "unpickle-result"}
-
-
-@pytest.mark.parametrize("interpreters", [0, 2])
-def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreters: int) -> None:
-    def starts(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
-        return ev.ProcessStarted(
-            pid=pid,
-            time=1,
-            ppid=ppid,
-            group=7,
-            argv=["python", "-m", *argv],
-            python="3.14",
-            executable="python",
-            forked=False,
-        )
-
-    kernel = starts(7, 1, "ipykernel_launcher")
-    load = ev.LoadFailed(
-        **{field.name: None for field in dc.fields(ev.LoadFailed)}
-        | {"pid": 8, "time": 2, "stack": [["loky.process_executor", "_process_worker"]]}
-        | {"interpreter": 0, "fingerprint": 5, "exception": "AttributeError", "message": ""}
-        | {"name": "f", "globals": ["__main__.f"], "traceback": ""}
-    )
-    events = [
-        kernel,
-        ev.CellStarted(pid=1, time=1, cell=0),
-        ev.ChildStarted(pid=7, time=1, child=8, place=0, target=None, argv=[], owned=False),
-        starts(8, 7, "loky.backend.popen_loky_posix"),
-        # Each interpreter says that it starts, and has the kernel's pid.
-        *(dc.replace(kernel) for _ in range(interpreters)),
-        ev.CellStarted(pid=1, time=2, cell=1),
-        load,
-    ]
-    (finding,) = rules.judge(History(page([[], []]), events))
-    assert finding.cell == 1
-    assert "is a guess" in finding.message
 
 
 ends = st.one_of(events_of(cls) for cls in (ev.Exited, ev.PoolBroken, ev.SignalSent, ev.LoadFailed))

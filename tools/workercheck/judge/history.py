@@ -13,7 +13,7 @@ from typing import TypeVar
 from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.judge import wording
-from workercheck.judge.steps import Step, Steps
+from workercheck.judge.steps import Step, Steps, step_at
 
 _E = TypeVar("_E", bound=ev.Event)
 
@@ -108,9 +108,8 @@ class History:
     # --- cells ---
 
     def step(self, cell: int | None) -> Step | None:
-        """Return what is known of a cell, None where there is none: evidence may name any."""
-        cells = self.steps.cells
-        return cells[cell] if cell is not None and 0 <= cell < len(cells) else None
+        """Return what is known of a cell, None where there is none."""
+        return step_at(self.steps.cells, cell)
 
     def line(self, cell: int | None) -> int:
         """Return the line of a cell, 0 where there is none."""

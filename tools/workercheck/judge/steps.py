@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from workercheck.evidence import records as ev
 
@@ -31,6 +31,14 @@ class Step:
     def may_raise(self) -> bool:
         """Tell whether an ordinary error is what the step shows."""
         return self.expects_worker_error or RAISES_EXCEPTION in self.tags
+
+
+_S = TypeVar("_S", bound=Step)
+
+
+def step_at(steps: Sequence[_S], index: int | None) -> _S | None:
+    """Return a step, None where there is none: evidence may name any index."""
+    return steps[index] if index is not None and 0 <= index < len(steps) else None
 
 
 class Steps(Protocol):

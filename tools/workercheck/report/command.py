@@ -13,7 +13,7 @@ from workercheck.evidence import records as ev
 from workercheck.judge import remains, rules
 from workercheck.judge.finding import Finding
 from workercheck.judge.history import History
-from workercheck.judge.steps import HandOut, HandOuts
+from workercheck.judge.steps import HandOut, HandOuts, step_at
 from workercheck.report.record import PageReport, Report
 
 
@@ -39,16 +39,16 @@ def of_command(
         page = pages.of_step(line)
         page.executors = list(dict.fromkeys([*page.executors, *executors]))
     for pid, method in history.work_processes().items():
-        cell = history.cell_of_process(pid)
-        if cell is not None:
-            page = pages.of_step(steps.cells[cell])
+        step = step_at(steps.cells, history.cell_of_process(pid))
+        if step is not None:
+            page = pages.of_step(step)
             page.started[method] = page.started.get(method, 0) + 1
             page.workers += 1
     for finding in rules.judge(history):
-        if finding.cell is None:
-            pages.of_command().findings.append(finding)
+        step = step_at(steps.cells, finding.cell)
+        if step is None:
+            pages.of_command().findings.append(dc.replace(finding, cell=None))
         else:
-            step = steps.cells[finding.cell]
             pages.of_step(step).findings.append(dc.replace(finding, cell=step.cell))
     return Report(environment, pages.sorted(), {}, of_command=True)
 

@@ -1,0 +1,47 @@
+"""Histories that no page was seen to make, made up event by event."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+
+import pytest
+from runs import page_of_tags
+from workercheck.evidence import records as ev
+from workercheck.judge import rules
+from workercheck.judge.history import History
+
+
+@pytest.mark.parametrize("interpreters", [0, 2])
+def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreters: int) -> None:
+    def starts(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
+        return ev.ProcessStarted(
+            pid=pid,
+            time=1,
+            ppid=ppid,
+            group=7,
+            argv=["python", "-m", *argv],
+            python="3.14",
+            executable="python",
+            forked=False,
+        )
+
+    kernel = starts(7, 1, "ipykernel_launcher")
+    load = ev.LoadFailed(
+        **{field.name: None for field in dc.fields(ev.LoadFailed)}
+        | {"pid": 8, "time": 2, "stack": [["loky.process_executor", "_process_worker"]]}
+        | {"interpreter": 0, "fingerprint": 5, "exception": "AttributeError", "message": ""}
+        | {"name": "f", "globals": ["__main__.f"], "traceback": ""}
+    )
+    events = [
+        kernel,
+        ev.CellStarted(pid=1, time=1, cell=0),
+        ev.ChildStarted(pid=7, time=1, child=8, place=0, target=None, argv=[], owned=False),
+        starts(8, 7, "loky.backend.popen_loky_posix"),
+        # Each interpreter says that it starts, and has the kernel's pid.
+        *(dc.replace(kernel) for _ in range(interpreters)),
+        ev.CellStarted(pid=1, time=2, cell=1),
+        load,
+    ]
+    (finding,) = rules.judge(History(page_of_tags([[], []]), events))
+    assert finding.cell == 1
+    assert "is a guess" in finding.message
