@@ -45,3 +45,14 @@ def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreter
     (finding,) = rules.judge(History(page_of_tags([[], []]), events))
     assert finding.cell == 1
     assert "is a guess" in finding.message
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_process_ended_on_purpose_only_if_it_was_asked_before_it_was_found_dead(
+    asked_first: bool,
+) -> None:
+    """Dask asks a worker to end whose connection is lost, and it may be dead for long."""
+    asked = ev.SignalSent(pid=7, time=2, child=8, is_group=False, signal=15)
+    dead = ev.Exited(pid=7, time=2, child=8, exitcode=3, target=None)
+    events = [asked, dead] if asked_first else [dead, asked]
+    assert asked_first == History(page_of_tags([[]]), events).was_ended_on_purpose(8)

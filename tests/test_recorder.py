@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import pickletools
 import subprocess
@@ -14,8 +15,8 @@ import pytest
 from workercheck.evidence import records as ev
 from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
+from workercheck.recorder import endings, handles, places, work
 from workercheck.recorder import failure as _failure
-from workercheck.recorder import handles, places, work
 
 
 @pytest.fixture
@@ -296,3 +297,28 @@ def test_task_that_a_breaking_pool_still_sends_keeps_its_place(breaks: bool) -> 
     assert feed(queue.failed) == (17 if breaks else 0)
     work.forget()
     handles.forget()
+
+
+# --- a process that ends by itself ----------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_process_ends_by_itself_once_it_has_exited() -> None:
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert not endings._ends_by_itself(child.pid)
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert endings._ends_by_itself(child.pid)  # a zombie
+    child.wait()
+    assert endings._ends_by_itself(child.pid)
+
+
+@pytest.mark.parametrize(("flags", "ends"), [("4194304", False), ("4194308", True)])
+def test_process_that_the_system_is_taking_down_ends_by_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, ends: bool
+) -> None:
+    """Its connections are closed by then, and its parent may already have noticed that."""
+    stat = tmp_path / "stat"
+    stat.write_text(f"7 (a (name) of) R 1 7 7 0 -1 {flags} 0 0")
+    monkeypatch.setattr(endings, "_open", lambda path, mode: stat.open(mode))
+    assert ends == endings._ends_by_itself(7)

@@ -32,6 +32,9 @@ class Library:
     wrapped : mapping of str to iterable of str
         The functions that pickle a message, by module: they are wrapped, because only a wrapper
         learns of an error.
+    runs : iterable of str
+        The functions of its modules that call a task, with their module: a task that loads or
+        pickles something by itself, such as ``submit(pickle.loads, data)``, is no message.
     senders : mapping
         The functions within which a message is sent for work that was handed out before, by
         module, each with how its place is found: see `workercheck.recorder.roles.SENDERS`.
@@ -63,6 +66,7 @@ class Library:
         public: "Mapping[str, str] | None" = None,
         functions: "Functions | None" = None,
         wrapped: "Mapping[str, Iterable[str]] | None" = None,
+        runs: "Iterable[str]" = (),
         senders: "Functions | None" = None,
         commands: "Iterable[tuple[str, str]]" = (),
         service: str = "",
@@ -79,6 +83,7 @@ class Library:
         self.public = dict(public or {})
         self.functions = dict(functions or {})
         self.wrapped = dict(wrapped or {})
+        self.runs = tuple(runs)
         self.senders = dict(senders or {})
         self.commands = tuple(commands)
         self.service = service
@@ -94,7 +99,7 @@ class Library:
 _FUTURE = (
     ("Future.set_exception", "future-failed"),
     ("Future._Future__get_result", "future-raises"),
-    ("Future.exception", "future-asked"),
+    ("Future.exception", "future-answers"),
 )
 
 _EXECUTOR = (
@@ -150,6 +155,25 @@ def _senders(package: str) -> "dict[str, tuple[tuple[str, str], ...]]":
     }
 
 
+def _runs(package: str) -> tuple[str, ...]:
+    """Return the functions of `multiprocessing`, or of a package like it, that call a task."""
+    return (
+        f"{package}.pool.worker",
+        f"{package}.pool.mapstar",
+        f"{package}.pool.starmapstar",
+        f"{package}.process.BaseProcess.run",
+        f"{package}.managers.Server.create",
+        f"{package}.managers.Server.serve_client",
+    )
+
+
+def _loky_runs(package: str) -> tuple[str, ...]:
+    return (
+        f"{package}.process_executor._CallItem.__call__",
+        f"{package}.process_executor._process_chunk",
+    )
+
+
 _LOKY_WRAPPED = ("dumps", "dump")
 
 LIBRARIES = (
@@ -165,6 +189,7 @@ LIBRARIES = (
                 ("BatchCompletionCallBack.__init__", "batch-made"),
             ),
         },
+        runs=_loky_runs("joblib.externals.loky"),
         senders={"joblib.externals.loky.backend.queues": (("Queue._feed", "queued-object"),)},
         wrapped={
             "joblib.externals.loky.backend.reduction": _LOKY_WRAPPED,
@@ -178,6 +203,7 @@ LIBRARIES = (
         modules=("loky.",),
         public={"loky": "loky"},
         functions=_loky("loky"),
+        runs=_loky_runs("loky"),
         senders={"loky.backend.queues": (("Queue._feed", "queued-object"),)},
         wrapped={"loky.backend.reduction": _LOKY_WRAPPED},
         commands=((r"popen_loky_posix", "loky"),),
@@ -208,6 +234,13 @@ LIBRARIES = (
                 ("ThreadPoolExecutor.submit", "submit fn"),
             ),
         },
+        runs=(
+            "concurrent.futures.process._process_worker",
+            "concurrent.futures.process._process_chunk",
+            "concurrent.futures.thread._WorkItem.run",
+            "concurrent.futures.thread.WorkerContext.run",
+            "concurrent.futures.interpreter.do_call",
+        ),
         # The thread of a pool sends what its interpreter is to run.
         senders={"concurrent.futures.thread": (("_WorkItem.run", "future self.future"),)},
         answers=True,
@@ -235,6 +268,7 @@ LIBRARIES = (
             "multiprocessing": "multiprocessing.Process",
         },
         functions=_multiprocessing("multiprocessing"),
+        runs=_runs("multiprocessing"),
         senders=_senders("multiprocessing"),
         wrapped={"multiprocessing.reduction": ("ForkingPickler.dumps", "dump")},
         # The server of a forkserver is no worker: its forked copies are.
@@ -254,6 +288,7 @@ LIBRARIES = (
             "multiprocess.": "multiprocess.Process",
         },
         functions=_multiprocessing("multiprocess"),
+        runs=_runs("multiprocess"),
         senders=_senders("multiprocess"),
         wrapped={"multiprocess.reduction": ("ForkingPickler.dumps", "dump")},
         answers=True,
@@ -264,6 +299,7 @@ LIBRARIES = (
         modules=("billiard.",),
         public={"billiard": "billiard.Pool"},
         functions=_multiprocessing("billiard"),
+        runs=_runs("billiard"),
         senders=_senders("billiard"),
         wrapped={"billiard.reduction": ("ForkingPickler.dumps", "dump")},
         result_readers=("on_state_change", "_process_result", "handle_event"),
@@ -274,18 +310,20 @@ LIBRARIES = (
         public={"distributed": "dask.distributed"},
         functions={
             "distributed.client": (
-                ("Client.submit", "dask-submitted func"),
-                ("Client.map", "dask-submitted func"),
-                ("Client._graph_to_futures", "dask-submitted dsk"),
-                ("FutureState.finish", "dask-finished"),
-                ("FutureState.set_error", "dask-failed"),
-                ("Future.result", "dask-asked"),
-                ("Future.exception", "dask-asked"),
-                ("Future.traceback", "dask-asked"),
-                ("Future._result", "dask-asked"),
-                ("Future._exception", "dask-asked"),
-                ("Client._gather", "dask-gathered"),
+                ("Client.submit", "keyed-submitted func"),
+                ("Client.map", "keyed-submitted func"),
+                ("Client._graph_to_futures", "keyed-submitted dsk"),
+                ("FutureState.finish", "keyed-finished"),
+                ("FutureState.set_error", "keyed-failed"),
+                ("Future.result", "keyed-asked"),
+                ("Future.exception", "keyed-asked"),
+                ("Future.traceback", "keyed-asked"),
+                ("Future._result", "keyed-asked"),
+                ("Future._exception", "keyed-asked"),
+                ("Client._gather", "keyed-gathered"),
+                ("fire_and_forget", "keyed-sent-off"),
             ),
+            "distributed.scheduler": (("SchedulerState._propagate_erred", "keyed-erred"),),
             # A nanny waits for none but those that it has asked to close. One that is still
             # starting stumbles over that, and exits with 1.
             "distributed.process": (("AsyncProcess.join", "process-asked-to-end"),),
@@ -363,7 +401,10 @@ LIBRARIES = (
         "executorlib",
         modules=("executorlib.",),
         public={"executorlib": "executorlib"},
-        functions={"executorlib.task_scheduler.base": (("TaskSchedulerBase.submit", "submit fn"),)},
+        functions={
+            "executorlib.executor.base": (("BaseExecutor.submit", "submit fn"),),
+            "executorlib.task_scheduler.base": (("TaskSchedulerBase.submit", "submit fn"),),
+        },
         by_value=True,
     ),
 )
@@ -393,6 +434,7 @@ ALWAYS: "Functions" = {
 MODULES = tuple(module for library in LIBRARIES for module in library.modules)
 """Modules that carry work between processes, by the beginning of their names."""
 
+RUNS = frozenset(function for library in LIBRARIES for function in library.runs)
 FALLS_BACK = tuple(module for library in LIBRARIES for module in library.falls_back)
 HOUSEKEEPING = tuple(package for library in LIBRARIES for package in library.housekeeping)
 

@@ -91,9 +91,9 @@ class History:
             if e.signal in _ENDING and self._order[id(e)] < self._shutdown
         ]
         self._signalled = {e.child: self._order[id(e)] for e in reversed(signals) if not e.is_group}
-        self._found_dead = {
-            pid: self._order[id(e)] for e in reversed(self.of(ev.PoolBroken)) for pid in e.ended
-        }
+        found_dead = [(self._order[id(e)], e.child) for e in self.of(ev.Exited)]
+        found_dead += [(self._order[id(e)], p) for e in self.of(ev.PoolBroken) for p in e.ended]
+        self._found_dead = {pid: order for order, pid in sorted(found_dead, reverse=True)}
         self._signalled_groups: dict[int, set[int]] = {}
         for e in signals:
             if e.is_group:

@@ -12,7 +12,16 @@ import time
 import weakref
 
 from workercheck.libraries import MODULES
-from workercheck.recorder import asynchronous, events, frameless, handles, monitor, places, work
+from workercheck.recorder import (
+    asynchronous,
+    events,
+    frameless,
+    handles,
+    keyed,
+    monitor,
+    places,
+    work,
+)
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -21,11 +30,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Kept from before a test suite or a page can replace them.
-_open, _listdir = open, os.listdir
+_open, _listdir, _exists = open, os.listdir, os.path.exists
 _monotonic, _sleep = time.monotonic, time.sleep
 
 PATIENCE = 10.0
 """Seconds that the work of a program gets to fail at its end, at most."""
+
+_EXITING = 0x4
+"""Flag of a process that Linux is taking down: ``PF_EXITING`` in ``include/linux/sched.h``."""
 
 _owners: list[Callable[[], Any]] = []
 """Weak references to what may still fail: threads that manage executors, pools, processes."""
@@ -153,8 +165,8 @@ def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
         target, number = (int(arg) for arg in args)
         if number == 0 or (target == me and not is_group) or (target, number) in _signals:
             return
-        if target > 0 and not is_group and _is_dead(target):
-            return  # it has ended by itself, and waits for its parent to ask
+        if target > 0 and not is_group and _ends_by_itself(target):
+            return
         _signals.add((target, number))
         is_group = is_group or target <= 0
         events.write("signal-sent", child=abs(target), is_group=is_group, signal=number)
@@ -179,19 +191,23 @@ def _members_of(group: int) -> set[int]:
     return found
 
 
-def _is_dead(pid: int) -> bool:
-    """Tell whether a process is a zombie, where the system can tell."""
+def _ends_by_itself(pid: int) -> bool:
+    """Tell whether a process has ended already, or is about to, where the system can tell.
+
+    Its connections close before it is a zombie: who asks it to end because of that comes late.
+    """
     try:
         with _open(f"/proc/{pid}/stat", "rb") as file:
-            return bytes(file.read()).rpartition(b") ")[2][:1] == b"Z"
-    except OSError:
-        return False
+            fields = bytes(file.read()).rpartition(b") ")[2].split()
+        return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _EXITING)
+    except OSError:  # nobody waits for it any more, or a system without such files
+        return _exists("/proc/self/stat")
 
 
 def process_asked_to_end(frame: FrameType, _: Any) -> None:
     """Note a process that its library has asked to end, and now waits for."""
     pid = frame.f_locals["self"].pid
-    if pid and (pid, 15) not in _signals:
+    if pid and (pid, 15) not in _signals and not _ends_by_itself(pid):
         _signals.add((pid, 15))
         events.write("signal-sent", child=pid, is_group=False, signal=15)
 
@@ -343,7 +359,7 @@ def tell() -> None:
             popen.poll()
     handles.tell()
     asynchronous.tell()
-    work.tell()
+    keyed.tell()
 
 
 def forget() -> None:

@@ -9,6 +9,7 @@ Only the standard library is imported. Nothing here may raise.
 
 from __future__ import annotations
 
+import sys
 from weakref import ref as _reference
 
 from workercheck.recorder import events, places
@@ -154,21 +155,22 @@ def failed(handle: Handle | None, error: Any, index: int = 0) -> None:
     if any(cls.__name__ in _BROKEN for cls in type(error).__mro__):
         return
     handle.index = index
-    _fail(handle, events.qualified(type(error)) or "", events.message_of(error))
+    fail(handle, events.qualified(type(error)) or "", events.message_of(error))
 
 
 def exited(handle: Handle | None, exitcode: int, child: int) -> None:
     """Note that a process exited with an error by itself."""
     if handle is not None and handle.failure is None and exitcode > 0:
         handle.child = child
-        _fail(handle, "", f"exit code {exitcode}")
+        fail(handle, "", f"exit code {exitcode}")
 
 
-def _fail(handle: Handle, exception: str, message: str) -> None:
+def fail(handle: Handle, exception: str, message: str) -> None:
+    """Note that a piece of work failed, by the name of the exception and its message."""
     handle.failure = (exception, message)
     if handle.asked > handle.index:
         _see(handle)
-    elif handle.owned:
+    else:
         _failed.append(handle)
 
 
@@ -190,10 +192,12 @@ def shown(handle: Handle | None) -> None:
 def tell() -> None:
     """Write an event for each place and each error that nobody looked at."""
     unseen: dict[tuple[int, str], list[Handle]] = {}
+    held = _held_by_page() if any(not handle.owned for handle in _failed) else frozenset()
     for handle in _failed:
         failure = handle.failure
         if (
             failure is None
+            or not (handle.owned or id(handle.thing()) in held)
             or handle.asked > handle.index
             or (handle.call is not None and handle.call.seen)
             or (handle.place, failure[0]) in _seen_errors
@@ -205,6 +209,21 @@ def tell() -> None:
         assert first.failure is not None
         write(first.what, place, *first.failure, len(handles), first.child)
     _failed.clear()
+
+
+def _held_by_page() -> frozenset[int]:
+    """Return the ids of what the names of the page, script or console stand for.
+
+    That is how a handle is the reader's which a library between the two has passed on.
+    """
+    found = set()
+    for value in list(vars(sys.modules["__main__"]).values()):
+        found.add(id(value))
+        if type(value) is dict:
+            found.update(map(id, list(value.values())))
+        elif type(value) in (list, tuple, set):
+            found.update(map(id, list(value)))
+    return frozenset(found) - {id(None)}
 
 
 def write(

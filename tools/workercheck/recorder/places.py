@@ -16,7 +16,7 @@ import weakref
 from _thread import get_ident as _get_ident
 from os import environ as _environ
 
-from workercheck.libraries import FALLS_BACK, MODULES
+from workercheck.libraries import FALLS_BACK, MODULES, RUNS
 from workercheck.recorder import events, sources
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -111,8 +111,13 @@ def is_reader(frame: FrameType) -> bool:
 
 
 def carries_messages(frame: FrameType) -> bool:
-    """Tell whether a frame is of a library that carries work between processes."""
-    return kind(frame) in (CARRIER, END)
+    """Tell whether what a function loads or pickles is a message between processes."""
+    return kind(frame) in (CARRIER, END) and not _calls_task(frame)
+
+
+def _calls_task(frame: FrameType) -> bool:
+    path = frame.f_code.co_qualname.partition(".<locals>")[0]  # a comprehension is within
+    return f"{module_of(frame)}.{path}" in RUNS
 
 
 def falls_back(frame: FrameType | None) -> bool:

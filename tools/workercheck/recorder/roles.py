@@ -16,6 +16,7 @@ from workercheck.recorder import (
     events,
     files,
     handles,
+    keyed,
     messages,
     monitor,
     places,
@@ -31,6 +32,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "submit": ("return", work.submitted),
     "future-failed": ("start", work.future_failed),
     "future-raises": ("line", work.future_raises),
+    "future-answers": ("return", work.was_asked),  # one that waited in vain got none
     "future-asked": ("start", work.was_asked),
     "failure-shown": ("return", work.was_shown),
     "map-begins": ("start", work.map_begins),
@@ -45,11 +47,13 @@ ROLES: dict[str, tuple[str, Any]] = {
     "batch-made": ("return", work.batch_made),
     "batch-done": ("start", work.batch_done),
     "batch-asked": ("start", work.was_asked),
-    "dask-submitted": ("return", work.dask_submitted),
-    "dask-finished": ("start", work.dask_finished),
-    "dask-failed": ("return", work.dask_failed),
-    "dask-asked": ("start", work.dask_asked),
-    "dask-gathered": ("start", work.dask_gathered),
+    "keyed-submitted": ("return", keyed.submitted),
+    "keyed-finished": ("start", keyed.finished),
+    "keyed-failed": ("return", keyed.failed),
+    "keyed-asked": ("start", keyed.asked),
+    "keyed-gathered": ("start", keyed.gathered),
+    "keyed-sent-off": ("return", keyed.sent_off),
+    "keyed-erred": ("start", keyed.erred),
     "message-made": ("return", messages.message_made),
     "task-done": ("return", messages.task_done),
     "manager-thread": ("start", endings.manager_thread),
@@ -143,4 +147,5 @@ def forget() -> None:
     handles.forget()
     endings.forget()
     asynchronous.forget()
+    keyed.forget()
     work.forget()

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import time
 
-from workercheck.recorder import events, handles, monitor, places
+from workercheck.recorder import handles, monitor, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import FrameType
     from typing import Any
 
@@ -125,11 +124,6 @@ def future_raises(frame: FrameType, _: Any) -> bool:
 def was_asked(frame: FrameType, _: Any) -> None:
     """Note that somebody asks for the outcome of a piece of work."""
     handles.asked(handles.of(frame.f_locals["self"]))
-
-
-def dask_asked(frame: FrameType, _: Any) -> None:
-    """Note that somebody asks for the outcome of a future of Dask."""
-    handles.asked(handles.of_key(getattr(frame.f_locals["self"], "_state", None)))
 
 
 def was_shown(frame: FrameType, _: Any) -> None:
@@ -316,76 +310,10 @@ def batch_done(frame: FrameType, _: Any) -> None:
         handles.failed(handles.of(here["self"]), outcome.get("result"))
 
 
-# --- dask.distributed -----------------------------------------------------------------------------
-
-
-_under_way: dict[Any, int] = {}
-"""By the key of a future of Dask that has no result yet: the place of its work."""
-
-
-def dask_submitted(argument: str) -> monitor.Handler:
-    """Make the handler for a method of a client that returns futures."""
-
-    def handler(frame: FrameType, value: Any) -> None:
-        here = frame.f_locals
-        function = here.get(argument)
-        caller = frame.f_back
-        place = places.place(caller, places.executor_of(here["self"]), function, here.get("args"))
-        owned = places.is_held_by_reader(caller)
-        call = handles.Call()
-        for future in _futures_in(value):
-            state = getattr(future, "_state", None)
-            if state is not None and handles.of_key(state) is None:
-                if state.status not in ("finished", "error"):
-                    _under_way[state.key] = place
-                handles.register(future, "future", place, owned=owned, call=call, key=state)
-
-    return handler
-
-
-def dask_finished(frame: FrameType, _: Any) -> None:
-    """Note that a future of Dask has its result, whichever worker made it."""
-    _under_way.pop(frame.f_locals["self"].key, None)
-
-
-def dask_failed(frame: FrameType, _: Any) -> None:
-    """Note the exception of a future of Dask."""
-    state = frame.f_locals["self"]
-    place = _under_way.pop(state.key, None)
-    if place is not None and type(state.exception).__name__ == "KilledWorker":
-        events.write("unfinished", place=place, is_given_up=True)
-    handles.failed(handles.of_key(state), state.exception)
-
-
-def dask_gathered(frame: FrameType, _: Any) -> None:
-    """Note that the results of futures of Dask are asked for."""
-    for future in _futures_in(frame.f_locals.get("futures")):
-        handles.asked(handles.of_key(getattr(future, "_state", None)))
-
-
-def _futures_in(value: Any, depth: int = 3) -> Iterator[Any]:
-    if hasattr(value, "_state"):
-        yield value
-    elif depth and isinstance(value, dict):
-        for one in list(value.values()):
-            yield from _futures_in(one, depth - 1)
-    elif depth and isinstance(value, list | tuple | set):
-        for one in list(value):
-            yield from _futures_in(one, depth - 1)
-
-
-def tell() -> None:
-    """Write what never had a result."""
-    for place in dict.fromkeys(_under_way.values()):
-        events.write("unfinished", place=place, is_given_up=False)
-    _under_way.clear()
-
-
 def forget() -> None:
     """Begin anew in a forked child."""
     global _call
     _call = None
     _put.clear()
     _doomed.clear()
-    _under_way.clear()
     _submissions.clear()

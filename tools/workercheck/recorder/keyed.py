@@ -1,0 +1,105 @@
+"""Work that a scheduler knows by a key, as Dask does: its futures come and go.
+
+Each function is called with the frame of a function of a library, see `workercheck.recorder.roles`.
+"""
+
+from __future__ import annotations
+
+from workercheck.recorder import events, handles, monitor, places
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+    from typing import Any
+
+_under_way: dict[Any, int] = {}
+"""By the key of a future that has no result yet: the place of its work."""
+_sent_off: dict[Any, handles.Handle] = {}
+"""By its key: work that is to be done though nobody holds its future."""
+
+
+def submitted(argument: str) -> monitor.Handler:
+    """Make the handler for a method of a client that returns futures."""
+
+    def handler(frame: FrameType, value: Any) -> None:
+        here = frame.f_locals
+        function = here.get(argument)
+        caller = frame.f_back
+        place = places.place(caller, places.executor_of(here["self"]), function, here.get("args"))
+        owned = places.is_held_by_reader(caller)
+        call = handles.Call()
+        for future in _futures_in(value):
+            state = getattr(future, "_state", None)
+            if state is not None and handles.of_key(state) is None:
+                if state.status not in ("finished", "error"):
+                    _under_way[state.key] = place
+                handles.register(future, "future", place, owned=owned, call=call, key=state)
+
+    return handler
+
+
+def finished(frame: FrameType, _: Any) -> None:
+    """Note that a future of Dask has its result, whichever worker made it."""
+    _under_way.pop(frame.f_locals["self"].key, None)
+
+
+def failed(frame: FrameType, _: Any) -> None:
+    """Note the exception of a future of Dask."""
+    state = frame.f_locals["self"]
+    place = _under_way.pop(state.key, None)
+    if place is not None and type(state.exception).__name__ == "KilledWorker":
+        events.write("unfinished", place=place, is_given_up=True)
+    handles.failed(handles.of_key(state), state.exception)
+
+
+def asked(frame: FrameType, _: Any) -> None:
+    """Note that somebody asks for the outcome of a future of Dask."""
+    handles.asked(handles.of_key(getattr(frame.f_locals["self"], "_state", None)))
+
+
+def gathered(frame: FrameType, _: Any) -> None:
+    """Note that the results of futures of Dask are asked for."""
+    for future in _futures_in(frame.f_locals.get("futures")):
+        handles.asked(handles.of_key(getattr(future, "_state", None)))
+
+
+def sent_off(frame: FrameType, _: Any) -> None:
+    """Note futures that the page lets go of, though their work is to be done."""
+    for future in _futures_in(frame.f_locals.get("futures")):
+        handle = handles.of_key(getattr(future, "_state", None))
+        if handle is not None:
+            _sent_off[future.key] = handle
+
+
+def erred(frame: FrameType, _: Any) -> None:
+    """Note, in the process of the scheduler, that work failed whose future is gone."""
+    here = frame.f_locals
+    handle = _sent_off.pop(here["ts"].key, None)
+    if handle is not None and handle.thing() is None:
+        exception, _, message = (here.get("exception_text") or "").partition("(")  # of its `repr`
+        handles.fail(handle, exception, events.text(message)[:1000].rstrip(")").strip("'\""))
+
+
+def _futures_in(value: Any, depth: int = 3) -> Iterator[Any]:
+    if hasattr(value, "_state"):
+        yield value
+    elif depth and isinstance(value, dict):
+        for one in list(value.values()):
+            yield from _futures_in(one, depth - 1)
+    elif depth and isinstance(value, list | tuple | set):
+        for one in list(value):
+            yield from _futures_in(one, depth - 1)
+
+
+def tell() -> None:
+    """Write what never had a result."""
+    for place in dict.fromkeys(_under_way.values()):
+        events.write("unfinished", place=place, is_given_up=False)
+    _under_way.clear()
+
+
+def forget() -> None:
+    """Begin anew in a forked child."""
+    _under_way.clear()
+    _sent_off.clear()
