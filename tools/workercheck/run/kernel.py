@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import IO
 
 import nbformat
-from nbclient import NotebookClient
 
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import CAREFULLY, Evidence
 from workercheck.recorder import events as _events
 from workercheck.run import internals
 from workercheck.run.leftovers import end_all, end_when_only_trackers_are_left
+from workercheck.run.outputs import BoundedClient
 from workercheck.run.page import Page
 from workercheck.run.processes import ProcessTree
 from workercheck.run.seal import KEY
@@ -61,7 +61,7 @@ class Kernel:
         tree: ProcessTree,
         cell_executed: Callable[..., None],
     ) -> None:
-        self.client = NotebookClient(
+        self.client = BoundedClient(
             notebook,
             timeout=page.timeout,
             allow_errors=page.allow_errors,
