@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 # Pages whose engines have to be there; `make docs` has executed all of them.
-EXECUTED = ("tutorial/tutorial.LearnerND", "tutorial/tutorial.parallelism")
+EXECUTED = ("tutorial/tutorial.LearnerND", "tutorial/tutorial.clusters")
 
 
 def commands(configuration):
