@@ -378,6 +378,16 @@ def test_sender_that_knows_its_place_is_preferred(evidence: Evidence) -> None:
     assert 5 == MappedFiles(evidence.folder).who_sent({99})[99].place
 
 
+def test_same_bytes_of_programs_side_by_side_are_told_apart(evidence: Evidence) -> None:
+    for place in (5, 7):
+        python(f"sent(99, {place}, 0)", evidence.folder)
+    files = MappedFiles(evidence.folder)
+    last = files.who_sent({99})[99]
+    pids = {int(path.name.split("-")[1]) for path in evidence.folder.glob("sent-*")}
+    (first,) = pids - {last.sender}
+    assert (7, 5) == (last.place, files.who_sent({99}, near={first})[99].place)
+
+
 def test_rings_of_processes_that_are_gone_are_kept_without_their_files(
     two_processes: Evidence,
 ) -> None:

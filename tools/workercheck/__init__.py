@@ -2,6 +2,9 @@
 
 Add ``"workercheck"`` to ``extensions`` in ``conf.py``. Nothing is imported here that is not
 needed: the interpreter of every kernel and worker passes through this file when it starts.
+
+PYTEST_DONT_REWRITE: pytest rewrites the modules of its plugins, and warns of those that are
+imported before it; the recorder is.
 """
 
 import os

@@ -78,12 +78,15 @@ class MappedFiles:
         """What processes sent that are gone. A file of each would fill the disk."""
 
     def who_sent(
-        self, fingerprints: Collection[int], before: float = float("inf")
+        self,
+        fingerprints: Collection[int],
+        before: float = float("inf"),
+        near: Collection[int] = (),
     ) -> dict[int, Sent]:
         """Look messages up by their fingerprints; those that nobody sent are left out.
 
         Of the messages of a process with the same bytes, the latest counts; of several processes,
-        one that knew for which work it was.
+        a near one, and of those one that knew for which work it was.
 
         Parameters
         ----------
@@ -91,16 +94,21 @@ class MappedFiles:
             Of the messages.
         before
             Nanoseconds since the epoch: what was sent later is another message.
+        near
+            The pids from which the message most likely came.
         """
         found: dict[int, Sent] = {}
+        ranks: dict[int, tuple[bool, bool]] = {}
         wanted = set(fingerprints) - {0}
         if not wanted:
             return found
         rings = [(file, file.read()) for file in self._files() if file.kind == _mapped.SENT]
         for file, ring in sorted([*self._rings, *rings], key=lambda ring: ring[0].ns):
             for fingerprint, sent in _latest(file.pid, ring, wanted, before).items():
-                if sent.is_known or fingerprint not in found:
-                    found[fingerprint] = sent
+                rank = file.pid in near, sent.is_known
+                known = ranks.get(fingerprint)
+                if known is None or rank > known or (rank == known and sent.is_known):
+                    ranks[fingerprint], found[fingerprint] = rank, sent
         return found
 
     def ended_at_work(self, is_alive: Callable[[int, float], bool]) -> Iterator[dict[str, Any]]:

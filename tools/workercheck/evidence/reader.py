@@ -18,6 +18,7 @@ from workercheck.evidence.records import (
     LoadFailed,
     MessageSent,
     PickleFailed,
+    ProcessStarted,
     dumps,
     parse,
 )
@@ -32,6 +33,10 @@ _TAIL = 256
 
 _LIMIT = 1 << 28
 """Bytes that no run writes between two looks; a hole in a file may have any size."""
+
+
+_Wanted = tuple[int, float, int]
+"""A fingerprint, the time until which its message was sent, in nanoseconds, and who got it."""
 
 
 class Evidence:
@@ -61,7 +66,9 @@ class Evidence:
         """Events that are in a file that has to be read again, and were read."""
         self._explained = 0
         """Events, from the first on, whose messages were looked up."""
-        self._not_found: set[tuple[int, float]] = set()
+        self._not_found: set[_Wanted] = set()
+        self._parents: dict[int, int] = {}
+        """By the pid of a process: that of its parent."""
 
     def create(self) -> Evidence:
         """Make the files that the recorder expects.
@@ -117,7 +124,7 @@ class Evidence:
         self._take(final)
         wanted = self._not_explained()
         if final:  # also what was sent later, by a clock that has been set back meanwhile
-            wanted |= {(fingerprint, float("inf")) for fingerprint, _ in self._not_found}
+            wanted |= {(number, float("inf"), to) for number, _, to in self._not_found}
         while self._look_up(wanted):
             self._take(final)
             wanted = self._not_explained()
@@ -203,28 +210,48 @@ class Evidence:
             self._is_damaged = True
             self._events.append(Damaged(pid=0, time=time.time(), reason=reason))
 
-    def _not_explained(self) -> set[tuple[int, float]]:
+    def _not_explained(self) -> set[_Wanted]:
         events = self._events[self._explained :]
         self._explained = len(self._events)
-        # Again for each event: two cells may send the same bytes, one after the other.
-        return {(_fingerprint(event), event.time * 1e9) for event in events if _fingerprint(event)}
+        wanted = set()
+        for event in events:
+            if isinstance(event, ProcessStarted):
+                self._parents[event.pid] = event.ppid
+            # Again for each event: two cells may send the same bytes, one after the other.
+            elif number := _fingerprint(event):
+                to = event.child if isinstance(event, EndedAtWork) else event.pid
+                wanted.add((number, event.time * 1e9, to))
+        return wanted
 
-    def _look_up(self, wanted: set[tuple[int, float]]) -> bool:
+    def _near(self, pid: int) -> set[int]:
+        """Return the processes above and below one: programs side by side may send the same."""
+        above = set(self._above(pid))
+        return above | {one for one in self._parents if pid in self._above(one)}
+
+    def _above(self, pid: int) -> list[int]:
+        found = [pid]
+        while (pid := self._parents.get(pid, pid)) not in found:
+            found.append(pid)
+        return found
+
+    def _look_up(self, wanted: set[_Wanted]) -> bool:
         """Write who sent messages, and for a result who sent the task; tell if any was found."""
         any_found = False
-        for fingerprint, before in sorted(wanted):
-            self._not_found.discard((fingerprint, before))
+        for fingerprint, before, to in sorted(wanted):
+            self._not_found.discard((fingerprint, before, to))
+            near = self._near(to)
             number, looked_up = fingerprint, {0}
             while number not in looked_up:
                 looked_up.add(number)
-                sent = self._mapped.who_sent({number}, before).get(number)
+                sent = self._mapped.who_sent({number}, before, near).get(number)
                 if sent is None:
-                    self._not_found.add((fingerprint, before))
+                    self._not_found.add((fingerprint, before, to))
                     break
                 any_found = True
                 self.append(
                     MessageSent,
                     fingerprint=number,
+                    to=to,
                     sender=sent.sender,
                     place=sent.place,
                     reply_to=sent.reply_to,

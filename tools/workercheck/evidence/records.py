@@ -224,6 +224,18 @@ class FileRan(Event):
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
+class MarkedTest(Event):
+    """A test of pytest with the marker ``expect_worker_error`` begins, or is over and passed."""
+
+    event: ClassVar[str] = "marked-test"
+    test: str
+    """Its id, as in `Place`."""
+    file: str
+    line: int
+    is_over: bool
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
 class LastWords(Event):
     """A kernel that was asked, after the last cell, has told all that there is to tell."""
 
@@ -312,6 +324,8 @@ class MessageSent(Event):
 
     event: ClassVar[str] = "message-sent"
     fingerprint: int
+    to: int
+    """The pid of the process with the event that this explains: others may get the same bytes."""
     sender: int
     """The pid of the sender."""
     place: int

@@ -144,6 +144,17 @@ def absent(history: History, found: Sequence[Finding]) -> list[Finding]:
     return missing
 
 
+def absent_in_test(line: int) -> Finding:
+    """Word the finding about a test that should show the failure of a worker and does not."""
+    return Finding(
+        "expected-but-absent",
+        "the test is marked expect_worker_error, and no worker failed: it passed",
+        line,
+        hint="Take the marker away if the failure is mended, or mend the test so that a worker "
+        "fails again.",
+    )
+
+
 def is_broken(error: ev.CellFinished) -> bool:
     """Tell whether a cell failed because an executor had lost a worker."""
     return error.exception is not None and (

@@ -42,6 +42,11 @@ class Work:
         return libraries.public(self.place.executor) if known and self.place is not None else None
 
 
+def _receiver(event: ev.Event) -> int:
+    """Return the pid of the process that got the message of an event."""
+    return event.child if isinstance(event, ev.EndedAtWork) else event.pid
+
+
 class History:
     """A run, by cells and processes.
 
@@ -69,16 +74,18 @@ class History:
         self._cell_of_number = {e.number: e.cell for e in self.ended if e.number is not None}
         self._places = {(e.pid, e.id): e for e in self.of(ev.Place)}
         self._parent = {e.child: e for e in self.of(ev.ChildStarted)}
-        self._sent: dict[int, list[ev.MessageSent]] = {}
+        self._sent: dict[tuple[int, int], list[ev.MessageSent]] = {}
         for sent in self.of(ev.MessageSent):
-            self._sent.setdefault(sent.fingerprint, []).append(sent)
+            self._sent.setdefault((sent.fingerprint, sent.to), []).append(sent)
         self._turns: dict[int, int] = {}
-        """By the id of an event about a message: how many came before it about the same bytes."""
-        counts: dict[int, int] = {}
+        """By the id of an event about a message: how many came before it about the same bytes in
+        its process."""
+        counts: dict[tuple[int, int], int] = {}
         for event in events:
             if isinstance(event, ev.LoadFailed | ev.EndedAtWork):
-                self._turns[id(event)] = counts.get(event.fingerprint, 0)
-                counts[event.fingerprint] = self._turns[id(event)] + 1
+                same = event.fingerprint, _receiver(event)
+                self._turns[id(event)] = counts.get(same, 0)
+                counts[same] = self._turns[id(event)] + 1
         self._shutdown = min(
             (self._order[id(e)] for e in self.of(ev.ShutdownStarted)), default=len(events)
         )
@@ -177,21 +184,21 @@ class History:
         event
             What became of it: two cells may have sent the same bytes, one after the other.
         """
-        # Each event about a message has its own look-up, in the same order.
-        turn = self._turns.get(id(event), 0)
-        sent = self._sent_of(fingerprint, turn)
+        sent = self._sent_of(fingerprint, event)
         if sent is not None and sent.reply_to:
-            sent = self._sent_of(sent.reply_to, turn)
+            sent = self._sent_of(sent.reply_to, event)
         return self.work_at(sent.sender, sent.place) if sent is not None else None
 
     def is_from_above(self, fingerprint: int, event: ev.Event) -> bool:
         """Tell whether a message came from a process above the one of an event: it is no answer."""
-        sent = self._sent_of(fingerprint, self._turns.get(id(event), 0))
+        sent = self._sent_of(fingerprint, event)
         above = {process.pid for process in self._lineage(event.pid)} - {event.pid}
         return sent is not None and sent.sender in above
 
-    def _sent_of(self, fingerprint: int, turn: int) -> ev.MessageSent | None:
-        found = self._sent.get(fingerprint, [])
+    def _sent_of(self, fingerprint: int, event: ev.Event) -> ev.MessageSent | None:
+        # Each event about a message has its own look-up, in the same order.
+        turn = self._turns.get(id(event), 0)
+        found = self._sent.get((fingerprint, _receiver(event)), [])
         return found[min(turn, len(found) - 1)] if found else None
 
     def work_of_process(self, pid: int) -> Work | None:

@@ -69,15 +69,17 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
         if e.child in raised:
             error += f", {_error(raised[e.child].exception, raised[e.child].message)}"
         names = work.place.names if work.place is not None else []
+        thing = wording.reader_object(names) or next(iter(names), None)
+        of = f" of {wording.clean(thing)}" if thing else ""
         many = f", {e.count} times" if e.count > 1 else ""
         missed.append(
             Finding(
                 "unseen-failure",
-                f"a {e.what} failed and nobody looked at it ({error}){many}",
+                f"a {e.what}{of} failed and nobody looked at it ({error}){many}",
                 history.line(work.cell),
                 cell=work.cell,
                 exception=e.exception,
-                object=wording.reader_object(names) or next(iter(names), None),
+                object=thing,
                 hint=hints.LOOK.get(e.what),
             )
         )

@@ -49,16 +49,17 @@ def judge(history: History) -> list[Finding]:
 
 def has_failed(steps: Steps, events: Sequence[ev.Event]) -> bool:
     """Tell whether work has been lost that was not expected to: the page can no longer pass."""
-    history = History(steps, events)
-    return any(
-        not finding.expected
-        for finding in (
-            *messages.failed_loads(history),
-            *messages.failed_dumps(history),
-            *endings.dead_workers(history),
-            *remains.service_threads(history),
-        )
-    )
+    return any(not finding.expected for finding in lost(History(steps, events)))
+
+
+def lost(history: History) -> list[Finding]:
+    """Return a finding for each piece of work that has been lost so far."""
+    return [
+        *messages.failed_loads(history),
+        *messages.failed_dumps(history),
+        *endings.dead_workers(history),
+        *remains.service_threads(history),
+    ]
 
 
 def not_executed(line: int, reason: str, hint: str) -> Finding:
@@ -114,7 +115,7 @@ def _merge(failures: Sequence[Finding]) -> list[Finding]:
     for failure in failures:
         # Messages of one cause may name a number or an address that changes each time.
         what = failure.object or failure.message
-        cause = (failure.kind, failure.line, what, failure.exception)
+        cause = (failure.kind, failure.cell, failure.line, what, failure.exception)
         groups.setdefault(cause, []).append(failure)
     merged = []
     for group in groups.values():

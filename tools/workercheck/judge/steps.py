@@ -81,14 +81,20 @@ class HandOuts:
         All places of its evidence.
     locate
         Returns the line at which a place stands, None where that is not known.
+    expecting
+        The tests that passed, and in which a worker had to fail.
     """
 
     name = "command"
     allow_errors = False
 
     def __init__(
-        self, places: Iterable[ev.Place], locate: Callable[[ev.Place], HandOut | None]
+        self,
+        places: Iterable[ev.Place],
+        locate: Callable[[ev.Place], HandOut | None],
+        expecting: Iterable[HandOut] = (),
     ) -> None:
+        self.expecting = list(dict.fromkeys(expecting))
         self.cells: list[HandOut] = []
         self._steps: dict[tuple[int, int], int] = {}
         known: dict[HandOut, int] = {}

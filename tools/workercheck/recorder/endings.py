@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Kept from before a test suite or a page can replace them.
 _open, _listdir, _exists = open, os.listdir, os.path.exists
-_monotonic, _sleep = time.monotonic, time.sleep
+_sleep = time.sleep
 
 PATIENCE = 10.0
 """Seconds that the work of a program gets to fail at its end, at most."""
@@ -268,8 +268,8 @@ def process_ends(_frame: FrameType, _: Any) -> None:
     A program does not wait for a Pool: work under way gets a moment to fail where it can be seen.
     """
     if places.is_program():
-        deadline = _monotonic() + PATIENCE
-        while is_busy() and _monotonic() < deadline:
+        deadline = events.Kept.monotonic() + PATIENCE
+        while is_busy() and events.Kept.monotonic() < deadline:
             _sleep(0.02)
     tell()
 

@@ -37,31 +37,40 @@ folder = ""
 forked = False
 """Whether this process began as a copy of another."""
 
-# Kept from before a test suite or a page can replace them.
-_open, _write, _close, _unlink, _getpid = os.open, os.write, os.close, os.unlink, os.getpid
+
+class Kept:
+    """Functions of the system as they are, from before a test suite or a page can replace them.
+
+    pyfakefs and freezegun look for them among the globals of each module, under whatever name;
+    within a class nobody looks.
+    """
+
+    open, write, close, unlink, getpid = os.open, os.write, os.close, os.unlink, os.getpid
+    time, time_ns, monotonic = time.time, time.time_ns, time.monotonic
+
+
 # Without waiting for the other end of a pipe that somebody has put in the place of the file.
 _FLAGS = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
-_time = time.time
 _failed: "set[str]" = set()
 
 
 def write(event: str, **fields: "Any") -> None:
     """Append one event: one line, one write, so that lines of several processes never mix."""
     try:
-        fields = {"event": event, "pid": _getpid(), "time": _time(), **fields}
+        fields = {"event": event, "pid": Kept.getpid(), "time": Kept.time(), **fields}
         line = _dumps(fields).encode("ascii") + b"\n"
         # Opened for each event: a descriptor kept open can be closed by the page, and its
         # number given to a file of the page's own.
-        fd = _open(folder + "/" + EVENTS, _FLAGS)
+        fd = Kept.open(folder + "/" + EVENTS, _FLAGS)
         try:
-            written = _write(fd, line)
+            written = Kept.write(fd, line)
         finally:
-            _close(fd)
+            Kept.close(fd)
         if written != len(line):
             raise OSError("short write")
     except Exception:
         try:
-            _unlink(folder + "/" + INTACT)
+            Kept.unlink(folder + "/" + INTACT)
         except OSError:
             pass
 

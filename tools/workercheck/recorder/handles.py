@@ -189,11 +189,20 @@ def shown(handle: Handle | None) -> None:
         _see(handle)
 
 
+def tell_gone() -> None:
+    """Tell, as `tell`, but only of work whose handle is gone, so that nobody can ask any more."""
+    _tell([handle for handle in _failed if handle.thing() is None])
+
+
 def tell() -> None:
     """Write an event for each place and each error that nobody looked at."""
+    _tell(_failed.copy())
+
+
+def _tell(failed: list[Handle]) -> None:
     unseen: dict[tuple[int, str], list[Handle]] = {}
-    held = _held_by_page() if any(not handle.owned for handle in _failed) else frozenset()
-    for handle in _failed:
+    held = _held_by_page() if any(not handle.owned for handle in failed) else frozenset()
+    for handle in failed:
         failure = handle.failure
         if (
             failure is None
@@ -208,7 +217,8 @@ def tell() -> None:
         first = handles[0]
         assert first.failure is not None
         write(first.what, place, *first.failure, len(handles), first.child)
-    _failed.clear()
+    for handle in failed:
+        _failed.remove(handle)
 
 
 def _held_by_page() -> frozenset[int]:

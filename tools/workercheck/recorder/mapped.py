@@ -8,7 +8,6 @@ Only the standard library is imported, and as little of it as possible. Nothing 
 """
 
 import os
-import time
 from _struct import Struct
 from binascii import crc32
 
@@ -40,9 +39,7 @@ _EDGE = 4096
 _HEAD_LIMIT = DOING_SIZE - DOING_HEAD.size
 pack_doing = DOING_HEAD.pack_into
 pack_record = SENT_RECORD.pack_into
-
-_open, _write, _close, _getpid = os.open, os.write, os.close, os.getpid
-_time_ns = time.time_ns
+_Kept = events.Kept
 
 
 def fingerprint(message: "Any") -> int:
@@ -96,15 +93,15 @@ def _map(name: str, size: int) -> "Any":
     try:
         import mmap
 
-        path = events.folder + "/%s-%d-%d" % (name, _getpid(), _time_ns())
-        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        path = events.folder + "/%s-%d-%d" % (name, _Kept.getpid(), _Kept.time_ns())
+        fd = _Kept.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             # Written, not truncated: a sparse page on a full disk would raise SIGBUS.
-            if _write(fd, bytes(size)) != size:
+            if _Kept.write(fd, bytes(size)) != size:
                 raise OSError("short write")
             return mmap.mmap(fd, size)
         finally:
-            _close(fd)
+            _Kept.close(fd)
     except Exception as exc:
         events.failed(name, exc)
         return bytearray(size)

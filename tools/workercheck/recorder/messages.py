@@ -8,7 +8,6 @@ Only the standard library is imported, and as little of it as possible. Nothing 
 """
 
 import sys
-import time
 from binascii import crc32 as _crc32
 
 from workercheck.recorder import events, frameless
@@ -24,7 +23,7 @@ _SHORT = 4080
 """Bytes of a message that is kept whole while it is loaded."""
 
 _getframe = sys._getframe
-_time_ns = time.time_ns
+_Kept = events.Kept
 _Builtin = type(len)
 _BUFFERS = (bytes, bytearray, memoryview)
 _STARTERS = (".forkserver", ".spawn")
@@ -350,7 +349,7 @@ def _note_sent(message: "Any", caller: "FrameType | None", thing: "Any") -> None
         _crc32(message) << 32 | size or 1 if size <= _SHORT else _mapped.fingerprint(message),
         place,
         reply_to,
-        _time_ns(),
+        _Kept.time_ns(),
     )
 
 

@@ -44,6 +44,9 @@ _CURRENT_TEST = "PYTEST_CURRENT_TEST"
 _inherited_test = _environ.get(_CURRENT_TEST, "").rpartition(" (")[0]
 """The test that started this process, empty where none did."""
 
+_running_test = ""
+"""The test that runs in this process, where pytest's plugin tells; empty elsewhere."""
+
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
@@ -350,8 +353,22 @@ def is_program() -> bool:
     return not (is_worker() or _runs_kernel())
 
 
+def run_test(name: str) -> None:
+    """Note which test runs: a test may replace the environment, which tells it otherwise.
+
+    Parameters
+    ----------
+    name
+        Its id, empty where it is over.
+    """
+    global _running_test
+    _running_test = name
+
+
 def test() -> str:
     """Return the id of the test that runs in this process, or started it, empty where none did."""
+    if _running_test:
+        return _running_test
     if "_pytest" not in sys.modules:
         return _inherited_test
     return _environ.get(_CURRENT_TEST, "").rpartition(" (")[0]  # "id (call)"

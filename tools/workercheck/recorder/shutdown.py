@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Kept from before a test suite or a page can replace them.
 _open, _read, _close = os.open, os.read, os.close
-_sleep, _monotonic = time.sleep, time.monotonic
+_sleep = time.sleep
 
 _POLL = 0.02
 _TURNS = 3
@@ -46,8 +46,8 @@ def listen(path: str) -> None:
 
 def _answer(path: str) -> None:
     token, patience = _question(path)
-    deadline = _monotonic() + patience
-    while endings.is_busy() and _monotonic() < deadline:
+    deadline = events.Kept.monotonic() + patience
+    while endings.is_busy() and events.Kept.monotonic() < deadline:
         _sleep(_POLL)
     events.guarded(_let_loops_come_round, "the event loops at the end of the page")()
     events.guarded(endings.tell, "the end of the page")()
@@ -80,7 +80,7 @@ def _let_come_round(loop: AbstractEventLoop) -> None:
         if len(turns) < _TURNS:
             loop.call_soon(turn)
 
-    deadline = _monotonic() + _TURNS_WITHIN
+    deadline = events.Kept.monotonic() + _TURNS_WITHIN
     loop.call_soon_threadsafe(turn)
-    while len(turns) < _TURNS and _monotonic() < deadline:
+    while len(turns) < _TURNS and events.Kept.monotonic() < deadline:
         _sleep(_POLL / 10)

@@ -10,8 +10,8 @@ from typing import Any
 
 from workercheck import libraries
 from workercheck.evidence import records as ev
-from workercheck.judge import remains, rules
-from workercheck.judge.finding import Finding
+from workercheck.judge import cells, remains, rules
+from workercheck.judge.finding import WORKER_KINDS, Finding
 from workercheck.judge.history import History
 from workercheck.judge.steps import HandOut, HandOuts, step_at
 from workercheck.report.record import PageReport, Report
@@ -50,6 +50,9 @@ def of_command(
             pages.of_command().findings.append(dc.replace(finding, cell=None))
         else:
             pages.of_step(step).findings.append(dc.replace(finding, cell=step.cell))
+    for test in steps.expecting:
+        if not any(f.kind in WORKER_KINDS for f in pages.findings_of(test.docname)):
+            pages.of_step(test).findings.append(cells.absent_in_test(test.line))
     return Report(environment, pages.sorted(), {}, of_command=True)
 
 
@@ -86,6 +89,11 @@ class _Pages:
 
     def _page(self, docname: str, source: str) -> PageReport:
         return self._pages.setdefault((docname, source), PageReport(docname, source, executed=True))
+
+    def findings_of(self, docname: str) -> list[Finding]:
+        return [
+            f for page in self._pages.values() if page.docname == docname for f in page.findings
+        ]
 
     def sorted(self) -> list[PageReport]:
         return [self._pages[key] for key in sorted(self._pages)]

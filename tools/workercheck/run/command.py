@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,6 +21,7 @@ from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.run import reaper
 from workercheck.run.leftovers import end_all
+from workercheck.run.questions import Questions
 from workercheck.run.terminal import Foreground
 from workercheck.run.watch import POLL, RESPAWNS, Watch
 
@@ -47,7 +49,12 @@ class CommandRun:
     seconds: float
 
 
-def run_command(argv: Sequence[str], *, has_failed: Callable[[list[ev.Event]], bool]) -> CommandRun:
+def run_command(
+    argv: Sequence[str],
+    *,
+    has_failed: Callable[[list[ev.Event]], bool],
+    answer: Callable[[dict[str, Any], list[ev.Event]], object],
+) -> CommandRun:
     """Run a command to its end.
 
     Parameters
@@ -56,6 +63,8 @@ def run_command(argv: Sequence[str], *, has_failed: Callable[[list[ev.Event]], b
         The command. Its streams and its terminal are those of this process.
     has_failed
         Tells from the events so far whether work was lost that was not expected to.
+    answer
+        Answers a question of the command's, from the events so far.
 
     Raises
     ------
@@ -67,7 +76,8 @@ def run_command(argv: Sequence[str], *, has_failed: Callable[[list[ev.Event]], b
         evidence_folder = folder / "evidence"
         evidence_folder.mkdir()
         evidence = Evidence(evidence_folder).create()
-        return _Command(argv, evidence, program, has_failed).run()
+        with Questions(evidence_folder) as questions:
+            return _Command(argv, evidence, program, questions, has_failed, answer).run()
 
 
 class _Command:
@@ -76,11 +86,15 @@ class _Command:
         argv: Sequence[str],
         evidence: Evidence,
         program: Foreground,
+        questions: Questions,
         has_failed: Callable[[list[ev.Event]], bool],
+        answer: Callable[[dict[str, Any], list[ev.Event]], object],
     ) -> None:
         self.argv = tuple(argv)
         self.evidence = evidence
         self.program = program
+        self.questions = questions
+        self.answer = answer
         self.watch = Watch(evidence, Path.cwd(), has_failed)
         self.read = 0
         self.pools: dict[int, tuple[int, int]] = {}
@@ -97,8 +111,7 @@ class _Command:
         self.watch.tree.begin(self.program.pid, time.time())
         cut_short = ""
         try:
-            while not self.program.wait(POLL):
-                self.watch.look()
+            while not self._wait():
                 if not cut_short and (cut_short := self._why_to_end()):
                     self._end()
             ended_well = not (cut_short or self.program.was_signalled)
@@ -120,6 +133,20 @@ class _Command:
         return CommandRun(
             self.argv, self.program.status or 0, cut_short, self.evidence.read(), seconds
         )
+
+    def _wait(self) -> bool:
+        """Wait a moment for the end of the command, and look; tell whether it has ended."""
+        if self.program.wait(POLL, self.questions.sockets):
+            return True
+        self.questions.answer(self._answer)
+        self.watch.look()
+        return False
+
+    def _answer(self, question: dict[str, Any]) -> object:
+        self.watch.read()
+        answer = self.answer(question, self.evidence.read())
+        self.watch.look_again()
+        return answer
 
     def _why_to_end(self) -> str:
         """Say why the command cannot come to an end by itself, empty where it may."""
@@ -162,6 +189,5 @@ class _Command:
             self.program.send(number)
             deadline = time.monotonic() + _PATIENCE
             while time.monotonic() < deadline:
-                if self.program.wait(POLL):
+                if self._wait():
                     return
-                self.watch.look()

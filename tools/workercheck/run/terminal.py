@@ -82,10 +82,18 @@ class Foreground:
             else:
                 os.close(terminal)
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for the end of the program, at most so long; tell whether it has ended."""
+    def wait(self, seconds: float, others: Sequence[socket.socket] = ()) -> bool:
+        """Wait for the end of the program, at most so long; tell whether it has ended.
+
+        Parameters
+        ----------
+        seconds
+            How long.
+        others
+            Sockets: as soon as one can be read, the wait is over as well.
+        """
         if self.status is None:
-            select.select([self._reader], [], [], seconds)
+            select.select([self._reader, *others], [], [], seconds)
             with contextlib.suppress(BlockingIOError):
                 self._reader.recv(4096)
             self._ask()

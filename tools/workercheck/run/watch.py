@@ -109,6 +109,11 @@ class Watch:
         if not self.tree.kernel_has_ended:
             self.evidence.note_ended(self._is_alive)
 
+    def look_again(self) -> None:
+        """Ask anew whether the page has failed: what it lost may have been told meanwhile."""
+        if self.failed_at is not None and not self._has_failed(self.evidence.read()):
+            self.failed_at = None
+
     def must_stop(self, cell_started: float) -> bool:
         """Tell whether a page that has failed waits for what will not come.
 

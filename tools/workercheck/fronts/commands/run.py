@@ -7,12 +7,17 @@ import dataclasses as dc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from workercheck.evidence import records as ev
 from workercheck.judge import rules
+from workercheck.judge.finding import Finding
+from workercheck.judge.history import History
+from workercheck.judge.steps import step_at
 from workercheck.report import command as report_of
 from workercheck.report import record
-from workercheck.report.record import Report
+from workercheck.report.record import PageReport, Report
+from workercheck.report.told import Told
 from workercheck.run.command import CommandRun, run_command
 from workercheck.run.environment import environment as describe_environment
 from workercheck.run.locate import hand_outs
@@ -49,17 +54,28 @@ def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> in
         parser.error(f"unknown argument {options.command[0]!r}; the command comes after --")
     cwd = Path.cwd()
 
+    told = Told(lambda events: report_of.of_command(command, hand_outs(events, cwd), events, {}))
+
     def has_failed(events: list[ev.Event]) -> bool:
-        return rules.has_failed(hand_outs(events, cwd), events)
+        steps = hand_outs(events, cwd)
+        return any(
+            not (finding.expected or told.knows(step_at(steps.cells, finding.cell), finding))
+            for finding in rules.lost(History(steps, events))
+        )
+
+    def answer(question: dict[str, Any], events: list[ev.Event]) -> list[str]:
+        found = told.new(str(question["test"]), events, is_over=bool(question["is_over"]))
+        return [record.line(page, finding) for page, finding in found if not finding.expected]
 
     try:
-        run = run_command(command, has_failed=has_failed)
+        run = run_command(command, has_failed=has_failed, answer=answer)
     except OSError as exc:
         where = exc.filename or command[0]
         print(f"workercheck: cannot run {where}: {exc.strerror or exc}", file=sys.stderr)
         return 127 if isinstance(exc, FileNotFoundError) else 126
     found = _report(run, cwd)
-    _show(found, run, options.format, formats)
+    rest = told.rest(found)
+    _show(found, rest, run, options.format, formats)
     if options.report is not None:
         try:
             options.report.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +89,8 @@ def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> in
         return run.status
     if not _is_watched(run):
         return 2
-    return 1 if found.verdict == "fail" else 0
+    # pytest has said by its own status what became of the tests that were told.
+    return 1 if rest.verdict == "fail" else 0
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -98,7 +115,11 @@ def _report(run: CommandRun, cwd: Path) -> Report:
 
 
 def _show(
-    found: Report, run: CommandRun, name: str, formats: dict[str, Callable[[Report], str]]
+    found: Report,
+    rest: Report,
+    run: CommandRun,
+    name: str,
+    formats: dict[str, Callable[[Report], str]],
 ) -> None:
     """Print the findings: text where it does not mix with what the command printed."""
     if run.cut_short:
@@ -107,7 +128,14 @@ def _show(
         if output := formats[name](found):
             print(output, flush=True)
     elif _is_watched(run):
-        print(record.text(found), file=sys.stderr)
+        lines = [_line(page, finding) for page in rest.pages for finding in page.unexpected]
+        print("\n".join([f"workercheck: {record.summary(found)}", *lines]), file=sys.stderr)
     else:
         doubt = report_of.NOTHING_WATCHED
         print(f"workercheck: cannot tell: {doubt.message}. {doubt.hint}", file=sys.stderr)
+
+
+def _line(page: PageReport, finding: Finding) -> str:
+    """Tell about a finding, with the test whose work it is about: its report is out already."""
+    is_test = "::" in page.docname
+    return record.line(page, finding) + (f" handed out by {page.docname}" if is_test else "")
