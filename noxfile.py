@@ -37,7 +37,7 @@ LOCKS = {
     "lint": TESTED_PYTHONS[0],
     "types": TESTED_PYTHONS[0],
 }
-# These hold what the project itself depends on, too.
+# These hold what the project itself depends on, too, with its extra for Sphinx.
 WITH_PROJECT = {"docs", "live", "tests", "types"}
 
 
@@ -243,7 +243,7 @@ def lock(session: nox.Session) -> None:
     for group, python in LOCKS.items():
         session.run(
             *(bootstrap.tool("uv"), "pip", "compile", "--quiet", "--upgrade"),
-            *(["pyproject.toml"] if group in WITH_PROJECT else []),
+            *(["pyproject.toml", "--extra", "sphinx"] if group in WITH_PROJECT else []),
             *("--group", group, "--output-file", f"requirements/{group}.txt"),
             "--generate-hashes",  # what is installed is what was locked
             "--universal",  # one file for every platform and Python

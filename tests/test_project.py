@@ -66,6 +66,7 @@ def test_lock_holds_what_the_project_asks_for(lock):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     direct = [
         *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["sphinx"],
         *(word for word in project["dependency-groups"][lock] if isinstance(word, str)),
         *project["build-system"]["requires"],
     ]

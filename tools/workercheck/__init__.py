@@ -19,8 +19,13 @@ __version__ = "0.1.0"
 
 def setup(app: "Sphinx") -> "ExtensionMetadata":
     """Register the extension with Sphinx."""
-    from workercheck.fronts.sphinx import extension as sphinx_ext
+    try:
+        from workercheck.fronts.sphinx import extension as sphinx_ext
+    except ModuleNotFoundError as exc:
+        from sphinx.errors import ExtensionError
 
+        message = f"the extension needs what `pip install 'workercheck[sphinx]'` brings ({exc})"
+        raise ExtensionError(message, exc, "workercheck") from exc
     return sphinx_ext.setup(app)
 
 

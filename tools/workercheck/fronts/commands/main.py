@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from workercheck import __version__
 from workercheck.report import gate
 from workercheck.report import record as report
+
+NEEDED = ("nbclient", "myst_nb")
+"""What starts kernels and reads pages, of which the base package has neither."""
 
 FORMATS = {"text": report.text, "json": report.Report.to_json, "junit": report.junit}
 FORMATS["github"] = report.github
@@ -25,6 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["doctor"]:
+        if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+            print(
+                f"workercheck: cannot start a kernel: {' and '.join(missing)} missing. "
+                "Install the extra: pip install 'workercheck[sphinx]'",
+                file=sys.stderr,
+            )
+            return 2
         # Only here: the gate needs nothing installed.
         from workercheck.fronts.commands import doctor
 

@@ -1,0 +1,92 @@
+"""The base package, as it installs itself: enough for any command and for a test suite."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+sys.path.append(str(ROOT / "tools"))
+
+import bootstrap
+
+LOST = """
+from concurrent.futures import ProcessPoolExecutor
+
+def area(x):
+    return x * missing
+
+def test_lost():
+    with ProcessPoolExecutor(1) as executor:
+        future = executor.submit(area, 2)
+
+if __name__ == "__main__":
+    test_lost()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program, and an environment with workercheck, what it asks for, and nothing else."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "test_area.py").write_text(LOST.lstrip())
+    uv = [bootstrap.tool("uv")]
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, folder / "env"], check=True)
+    wheel = ["build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable]
+    subprocess.run([*uv, *wheel, "--out-dir", folder, ROOT], check=True)
+    install(folder, *folder.glob("*.whl"))
+    return folder
+
+
+def install(folder: Path, *packages: Path | str) -> None:
+    uv = [bootstrap.tool("uv"), "pip", "install", "--quiet", "--python", folder / "env"]
+    subprocess.run([*uv, *packages], check=True)
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [folder / "env" / "bin" / words[0], *words[1:]],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_brings_psutil_and_nothing_else(folder: Path) -> None:
+    (packages,) = (folder / "env").glob("lib/python*/site-packages")
+    found = {path.name.partition("-")[0] for path in packages.glob("*.dist-info")}
+    assert {"workercheck", "psutil"} == found
+
+
+def test_it_watches_any_command(folder: Path) -> None:
+    done = run(folder, "workercheck", "run", "--", "env/bin/python", "test_area.py")
+    assert 1 == done.returncode, done.stderr
+    assert "test_area.py:8: a future of __main__.area failed and nobody looked" in done.stderr
+
+
+def test_what_needs_more_says_so(folder: Path) -> None:
+    done = run(folder, "workercheck", "doctor")
+    assert 2 == done.returncode
+    assert "pip install 'workercheck[sphinx]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_watches_a_test_suite(folder: Path) -> None:
+    install(folder, "pytest")
+    done = run(folder, "pytest", "--workercheck", "-p", "no:cacheprovider")
+    assert 1 == done.returncode, done.stderr
+    assert "test_area.py:8: a future of test_area.area failed and nobody looked" in done.stdout
+
+
+def test_extension_without_its_extra_says_so(folder: Path, tmp_path: Path) -> None:
+    install(folder, "sphinx")
+    (tmp_path / "conf.py").write_text('extensions = ["workercheck"]\n')
+    done = run(folder, "sphinx-build", str(tmp_path), str(tmp_path / "html"))
+    assert 2 == done.returncode
+    assert "pip install 'workercheck[sphinx]'" in done.stderr
