@@ -207,3 +207,25 @@ def test_notebook_with_stored_outputs_is_not_taken_for_executed(site: Site) -> N
     assert (0, False) == (build.status, build.page("notebook")["executed"])
     assert "source/notebook.ipynb: not executed, as its outputs are stored in the file" in build.log
     assert "from last year" in (build.outdir / "notebook.html").read_text()
+
+
+def test_arguments_of_processes_are_never_published(site: Site) -> None:
+    """They may hold a password; a build's log is as public as its site."""
+    site.write(
+        "page",
+        "import os, subprocess, sys",
+        "secret = os.environ['PASSWORD']\n"
+        "for _ in range(2):\n"
+        "    subprocess.Popen(['sh', '-c', 'sleep 300; true', secret], start_new_session=True)",
+        "code = 'import time; time.sleep(4)'\n"
+        "subprocess.Popen([sys.executable, '-S', '-c', code, secret]).wait()",
+    )
+    build = site.build(env={"PASSWORD": "hunter2-hunter2"})
+    assert 1 == build.status
+    assert "4 processes outlived the page and were ended: sh (2), sleep (2)" in build.log
+    assert "started without the recorder: python" in build.log
+    published = [
+        build.log.encode(),
+        *(p.read_bytes() for p in build.outdir.rglob("*.*") if p.is_file()),
+    ]
+    assert not any(b"hunter2" in content for content in published)

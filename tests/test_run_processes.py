@@ -152,7 +152,7 @@ def test_process_without_the_variable_is_found_and_ended(run, sleep: str, how: s
     ]
     left = {event.child: event for event in of(done, ev.Leftover)}
     assert pid in left
-    assert any(sleep in event.command for event in left.values())
+    assert Path(sleep).name in {event.command for event in left.values()}
     (cell,) = [event for event in of(done, ev.CellStarted) if event.cell == 1]
     for event in left.values():
         assert kernel(done) in event.parents or how == "an orphan in its own session"
@@ -263,7 +263,7 @@ def test_process_of_the_environment_that_does_not_watch_is_told(run, name: str) 
     done = run(f"import os, subprocess, sys\n{UNWATCHED[name]}")
     (event,) = of(done, ev.Unwatched)
     assert event.environment is None
-    assert event.command.startswith(f"{sys.executable} -S -c")
+    assert f"{Path(sys.executable).name} -c" == event.command
 
 
 OTHER = """
@@ -288,7 +288,7 @@ def test_python_of_another_environment_is_told_only_with_workers(
     )
     python = str(environment / "bin" / "python")
     done = run(OTHER.format(python=python, script=str(script)))
-    assert [(str(environment), f"{python} {script}")] * works == [
+    assert [(str(environment), "python script.py")] * works == [
         (event.environment, event.command) for event in of(done, ev.Unwatched)
     ]
 
@@ -484,4 +484,4 @@ subprocess.Popen([{sleep!r}, "301"])
 def test_verdict_is_the_same_when_the_kernel_takes_long_to_end(run, sleep: str) -> None:
     done = run(SLOW_TO_END.format(sleep=sleep))
     # The other one is the kernel's to end.
-    assert [f"{sleep} 300"] == [event.command for event in of(done, ev.Leftover)]
+    assert [Path(sleep).name] == [event.command for event in of(done, ev.Leftover)]

@@ -42,6 +42,8 @@ class Library:
         Regular expression on the command line of a worker, and the name of how it was started.
     service : str
         Regular expression on the command line of what it starts beside its workers.
+    stop : str
+        The call that ends the processes that it started.
     answers : bool
         Whether a worker answers each message with a message: one that ends in between had work.
     reruns : bool
@@ -70,6 +72,7 @@ class Library:
         senders: "Functions | None" = None,
         commands: "Iterable[tuple[str, str]]" = (),
         service: str = "",
+        stop: str = "",
         answers: bool = False,
         reruns: bool = False,
         by_value: bool = False,
@@ -87,6 +90,7 @@ class Library:
         self.senders = dict(senders or {})
         self.commands = tuple(commands)
         self.service = service
+        self.stop = stop
         self.answers = answers
         self.reruns = reruns
         self.by_value = by_value
@@ -207,6 +211,7 @@ LIBRARIES = (
         senders={"loky.backend.queues": (("Queue._feed", "queued-object"),)},
         wrapped={"loky.backend.reduction": _LOKY_WRAPPED},
         commands=((r"popen_loky_posix", "loky"),),
+        stop="executor.shutdown(), or get_reusable_executor().shutdown()",
         answers=True,
         by_value=True,
     ),
@@ -332,6 +337,7 @@ LIBRARIES = (
         wrapped={"cloudpickle.cloudpickle": ("dumps",)},
         commands=((r"\bdask[ -]worker\b|\bdistributed\.cli\.dask_worker\b", "dask"),),
         service=r"\bdask[ -]scheduler\b|-m (?:dask|distributed)\b",
+        stop="client.shutdown(), or cluster.close()",
         reruns=True,
         by_value=True,
         falls_back=("distributed.protocol.pickle",),
@@ -354,6 +360,7 @@ LIBRARIES = (
         },
         commands=((r"\bipyparallel\.engine(?!\.)", "ipyparallel"),),
         service=r"-m ipyparallel\b",
+        stop="cluster.stop_cluster_sync(), or a with block",
         answers=True,
         by_value=True,
         housekeeping=("ipyparallel.", "ipykernel.", "jupyter_client.", "tornado.", "zmq."),
@@ -395,6 +402,7 @@ LIBRARIES = (
         public={"ray": "ray"},
         commands=((r"\bray\b.*default_worker\.py", "ray"),),
         service=r"\braylet\b|\bgcs_server\b",
+        stop="ray.shutdown()",
         by_value=True,
     ),
     Library(

@@ -165,7 +165,7 @@ class _Deaths:
         message: str,
         thing: str | None,
         *,
-        hint: str = hints.DIED,
+        hint: str | None = None,
         executor: str | None = None,
         exception: str | None = None,
     ) -> None:
@@ -189,7 +189,7 @@ class _Deaths:
                 exception=exception,
                 process=f"worker {child}",
                 object=thing,
-                hint=hint,
+                hint=hint or hints.died(is_page=self.history.steps.name == "page"),
             )
         )
 

@@ -5,11 +5,6 @@ from __future__ import annotations
 from workercheck import libraries
 from workercheck.evidence import records as ev
 
-DIED = (
-    "Find what ends it: run the function in the page itself, without an executor; a crash in "
-    "compiled code, sys.exit, os._exit and too little memory end a process at once."
-)
-
 LOOK = {
     "future": "Ask for its result() or its exception().",
     "result": "Ask for it with get(), or go through all items of the iterator.",
@@ -120,12 +115,38 @@ def failed_dump(e: ev.PickleFailed, executor: str | None, *, is_result: bool) ->
     )
 
 
+def died(*, is_page: bool) -> str:
+    """Say what to do about a worker that died while it had work.
+
+    Parameters
+    ----------
+    is_page
+        Whether a page handed the work out, whose cells have tags.
+    """
+    hint = (
+        "Find what ends it: run the function in the page itself, without an executor; a crash in "
+        "compiled code, sys.exit, os._exit and too little memory end a process at once."
+    )
+    on_purpose = " If the page shows that on purpose, tag the cell expect-worker-error."
+    return hint + on_purpose if is_page else hint.replace("the page itself", "the program itself")
+
+
 def initializer(function: str | None) -> str:
     """Say what to do about an initializer that raises."""
     name = (function or "the initializer").rsplit(".", 1)[-1]
     return (
         f"Mend {name}: it runs in each worker before its first task, and a worker in which it "
         "raises does no work."
+    )
+
+
+def leftover(library: libraries.Library | None) -> str:
+    """Say how to end processes that were left behind."""
+    if library is not None and library.stop:
+        return f"End the processes of {library.name} where they were started: {library.stop}."
+    return (
+        "End it where it was started: shut its executor down, use a with block, or terminate the "
+        "program and wait for it."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from workercheck.evidence import records as ev
@@ -192,66 +193,42 @@ def _processes(history: History) -> list[Finding]:
 
 
 def leftovers(history: History) -> list[Finding]:
-    """Return a finding for each cause of processes that outlived the page."""
-    left = {e.child for e in history.of(ev.Leftover)}
-    groups: dict[object, list[ev.Leftover]] = {}
-    for e in history.of(ev.Leftover):
+    """Return a finding for each cell that left processes behind, which outlived the page."""
+    cells: dict[int | None, list[ev.Leftover]] = {}
+    left = {e.child: e for e in history.of(ev.Leftover)}
+    for e in left.values():
         # Those below another one that was left are the same cause.
         above = [pid for pid in e.parents if pid in left]
-        groups.setdefault(above[-1] if above else e.child, []).append(e)
-    found: dict[tuple[int | None, str], Finding] = {}
-    counts: dict[tuple[int | None, str], int] = {}
-    for root, group in groups.items():
-        first = next((e for e in group if e.child == root), group[0])
-        cell = history.cell_of_process(first.child)
-        for parent in first.parents:
-            if cell is not None:
-                break
-            if history.kernel is not None and parent == history.kernel.pid:
-                break
-            cell = history.cell_of_process(parent)
-        if cell is None:
-            cell = history.cell_at_birth(first.child, first.born)
-        command = wording.clean(first.command)
-        key = (cell, command)
-        counts[key] = counts.get(key, 0) + len(group)
-        found.setdefault(
-            key,
-            Finding(
-                "leftover-process",
-                f"a process outlived the {history.steps.name} and was ended: {command}",
-                history.line(cell),
-                cell=cell,
-                process=f"process {first.child}",
-                hint="End it where it was started: shut its executor down, use a with block, or "
-                "terminate the program and wait for it.",
-            ),
-        )
-    return _merge_by_cell(found, counts)
+        cells.setdefault(_cell_of_leftover(history, left[above[-1]] if above else e), []).append(e)
+    return [_leftovers_of_cell(history, cell, group) for cell, group in cells.items()]
 
 
-def _merge_by_cell(
-    found: dict[tuple[int | None, str], Finding], counts: dict[tuple[int | None, str], int]
-) -> list[Finding]:
-    """Make one finding of all that a cell left, and say how many processes there were."""
-    merged: dict[int | None, Finding] = {}
-    total: dict[int | None, int] = {}
-    for (cell, command), finding in found.items():
-        total[cell] = total.get(cell, 0) + counts[cell, command]
-        merged.setdefault(cell, finding)
-    return [_with_count(finding, total[cell]) for cell, finding in merged.items()]
+def _cell_of_leftover(history: History, e: ev.Leftover) -> int | None:
+    cell = history.cell_of_process(e.child)
+    for parent in e.parents:
+        if cell is not None or (history.kernel is not None and parent == history.kernel.pid):
+            break
+        cell = history.cell_of_process(parent)
+    return cell if cell is not None else history.cell_at_birth(e.child, e.born)
 
 
-def _with_count(finding: Finding, count: int) -> Finding:
-    if count == 1:
-        return finding
-    message = finding.message.replace("a process outlived", f"{count} processes outlived", 1)
-    message = message.replace("and was ended", "and were ended", 1)
+def _leftovers_of_cell(history: History, cell: int | None, group: list[ev.Leftover]) -> Finding:
+    counts = Counter(wording.clean(e.command) for e in group)
+    programs = [f"{name} ({n})" if n > 1 else name for name, n in counts.most_common(_PROGRAMS)]
+    if len(counts) > _PROGRAMS:
+        programs.append("…")
+    many = f"{len(group)} processes" if len(group) > 1 else "a process"
+    were = "were" if len(group) > 1 else "was"
+    library = next((lib for e in group if (lib := wording.library_of_command(e.command))), None)
     return Finding(
-        finding.kind,
-        message,
-        finding.line,
-        cell=finding.cell,
-        process=finding.process,
-        hint=finding.hint,
+        "leftover-process",
+        f"{many} outlived the {history.steps.name} and {were} ended: {', '.join(programs)}",
+        history.line(cell),
+        cell=cell,
+        process=f"process {group[0].child}",
+        hint=hints.leftover(library),
     )
+
+
+_PROGRAMS = 4
+"""How many different programs a finding names."""

@@ -68,6 +68,15 @@ def is_program(process: ev.ProcessStarted) -> bool:
     )
 
 
+def library_of_command(command: str) -> libraries.Library | None:
+    """Return the library that starts such a program by itself: a worker, a scheduler."""
+    for library in libraries.LIBRARIES:
+        patterns = (library.service, *(pattern for pattern, _ in library.commands))
+        if any(pattern and re.search(pattern, command) for pattern in patterns):
+            return library
+    return None
+
+
 def executor_from(stack: Sequence[Sequence[str]]) -> str | None:
     """Name the executor whose code was loading or making a message."""
     modules = [entry[0] for entry in stack if entry]

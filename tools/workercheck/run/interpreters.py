@@ -87,3 +87,38 @@ def runs_code(argv: Sequence[str]) -> bool:
                     next(words, None)
                 break
     return True
+
+
+def program(argv: Sequence[str]) -> str:
+    """Return what a command runs, in words that can be published: arguments may hold a secret.
+
+    Parameters
+    ----------
+    argv
+        The words of the command.
+
+    Returns
+    -------
+    str
+        ``sleep``, ``python script.py``, ``python -m package.module`` or ``python -c``.
+    """
+    name = Path(argv[0]).name if argv else ""
+    if not _PYTHON.fullmatch(name):
+        return name
+    words = iter(argv[1:])
+    for word in words:
+        if not word.startswith("-"):
+            return f"{name} {Path(word).name}"
+        for position, letter in enumerate(word[1:], 2):
+            if word.startswith("--"):
+                break
+            value = word[position:]
+            if letter == "c":
+                return f"{name} -c"
+            if letter == "m":
+                return f"{name} -m {value or next(words, '')}"
+            if letter in "WX":
+                if not value:
+                    next(words, None)
+                break
+    return name

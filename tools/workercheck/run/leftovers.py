@@ -10,6 +10,7 @@ import psutil
 
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
+from workercheck.run import interpreters
 from workercheck.run.processes import ProcessTree
 
 GONE_WITHIN = 5.0
@@ -48,7 +49,7 @@ async def end_all(
     for _ in range(10):  # one may have started another before it was ended
         for process in left.values():
             with contextlib.suppress(psutil.Error):
-                command = " ".join(process.cmdline())[:200]
+                command = interpreters.program(process.cmdline())[:200]
                 # A tracker only waits for the others.
                 is_fault = not (is_cut_short or is_tracker(process) or process.pid in told)
                 process.kill()

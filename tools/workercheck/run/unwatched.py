@@ -217,7 +217,7 @@ class UnwatchedProcesses:
         if pid in self._told:
             return
         self._told.add(pid)
-        command = " ".join(argv)[:200]
+        command = interpreters.program(argv)[:200]
         self._evidence.append(ev.Unwatched, child=pid, command=command, environment=environment)
 
 
