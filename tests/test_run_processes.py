@@ -96,6 +96,14 @@ def test_interpreter_that_runs_code(words: str) -> None:
     assert interpreters.runs_code(["python", *words.split()])
 
 
+@pytest.mark.parametrize("options", ["", "-S", "-I", "-s", "-E", "-Xdev -bS", "-W S", "-WS", "-Es"])
+def test_interpreter_that_leaves_out_pth_files_is_known_by_its_options(options: str) -> None:
+    code = "import sys; print(sys.flags.no_site or sys.flags.no_user_site)"
+    command = [sys.executable, *options.split(), "-c", code]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert interpreters.runs_site(command) is (shown.stdout.strip() in ("0", "False"))
+
+
 # --- real pages -----------------------------------------------------------------------------------
 
 
@@ -240,6 +248,8 @@ WATCHED = {
     "a system tool": "subprocess.run([sys._base_executable, '-c', 'import time; time.sleep(3)'])",
     "stopped before it could say": "child = subprocess.Popen([sys.executable, '-c', '1'])\n"
     "child.send_signal(19)\ntime.sleep(1)\nchild.send_signal(18)\nchild.wait()",
+    "ended while it was slow to start": "child = subprocess.Popen([sys.executable, '-c', '1'])\n"
+    "child.send_signal(19)\ntime.sleep(3)\nchild.kill()\nchild.wait()",
 }
 
 
@@ -252,6 +262,8 @@ def test_watched_process_is_not_told(run, name: str) -> None:
 
 UNWATCHED = {
     "it ends at once": "subprocess.run([sys.executable, '-S', '-c', '1'])",
+    "it does not have the variable": "subprocess.run(['env', '-u', 'WORKERCHECK_EVIDENCE', "
+    "sys.executable, '-c', 'import time; time.sleep(4)'])",
     "it runs on": "subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(4)'])",
     "it was forked": "pid = os.fork()\nif not pid:\n    os.execv(sys.executable, [sys.executable, "
     "'-S', '-c', 'import time; time.sleep(4)'])\nos.waitpid(pid, 0)",

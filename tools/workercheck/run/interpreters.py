@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _PYTHON = re.compile(r"(?:python|pypy)w?[0-9.]*[dt]*(?:\.exe)?", re.IGNORECASE)
@@ -69,24 +69,18 @@ def runs_code(argv: Sequence[str]) -> bool:
     argv
         The words of its command.
     """
-    words = iter(argv[1:])
-    for word in words:
-        if word in _NO_CODE:
-            return False
-        if not word.startswith("-") or word == "-":
-            return True
-        if word.startswith("--"):
-            continue
-        for position, letter in enumerate(word[1:], 2):
-            if letter in "Vh?":
-                return False
-            if letter in "cm":
-                return True
-            if letter in "WX":  # the rest of the word is its value, or else the next word
-                if position == len(word):
-                    next(words, None)
-                break
-    return True
+    return not any(option in (*_NO_CODE, "V", "h", "?") for option, _ in _options(argv))
+
+
+def runs_site(argv: Sequence[str]) -> bool:
+    """Tell whether an interpreter called like that processes the ``.pth`` files of its folders.
+
+    Parameters
+    ----------
+    argv
+        The words of its command.
+    """
+    return not any(option in ("S", "s", "I") for option, _ in _options(argv))
 
 
 def program(argv: Sequence[str]) -> str:
@@ -105,20 +99,34 @@ def program(argv: Sequence[str]) -> str:
     name = Path(argv[0]).name if argv else ""
     if not _PYTHON.fullmatch(name):
         return name
+    for option, value in _options(argv):
+        if option == "c":
+            return f"{name} -c"
+        if option == "m":
+            return f"{name} -m {value}"
+        if not option:
+            return f"{name} {Path(value).name or value}"
+    return name
+
+
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options of an interpreter with their values, then its script under no name.
+
+    Source: https://docs.python.org/3/using/cmdline.html
+    """
     words = iter(argv[1:])
     for word in words:
-        if not word.startswith("-"):
-            return f"{name} {Path(word).name}"
+        if word == "-" or not word.startswith("-"):
+            yield "", word
+            return
+        if word.startswith("--"):
+            yield word, ""
+            continue
         for position, letter in enumerate(word[1:], 2):
-            if word.startswith("--"):
-                break
-            value = word[position:]
-            if letter == "c":
-                return f"{name} -c"
-            if letter == "m":
-                return f"{name} -m {value or next(words, '')}"
-            if letter in "WX":
-                if not value:
-                    next(words, None)
-                break
-    return name
+            if letter not in "cmWX":
+                yield letter, ""
+                continue
+            yield letter, word[position:] or next(words, "")
+            if letter in "cm":
+                return
+            break

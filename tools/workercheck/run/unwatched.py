@@ -23,6 +23,9 @@ from workercheck.run.processes import ProcessTree, is_alive
 UNWATCHED_AFTER = 2.0
 """Seconds after which a Python process that has not said that it watches does not."""
 
+STARTS_WITHIN = 20.0
+"""Seconds in which a process that is bound to start the recorder does so, on a busy machine."""
+
 _NO_PROGRAM = re.compile(
     "|".join(
         pattern
@@ -55,6 +58,13 @@ class _Silent:
     argv: list[str]
     is_copy: bool
     """Whether its command is its parent's: so is that of a process about to become a program."""
+    will_watch: bool
+    """Whether all is there that makes it start the recorder, before it can take any work."""
+
+    @property
+    def is_starting(self) -> bool:
+        patience = STARTS_WITHIN if self.will_watch else UNWATCHED_AFTER
+        return time.monotonic() - self.since < patience
 
 
 class UnwatchedProcesses:
@@ -112,9 +122,8 @@ class UnwatchedProcesses:
     @property
     def are_awaited(self) -> bool:
         """Whether a process that has not said that it watches may still do so."""
-        now = time.monotonic()
         return any(
-            now - silent.since < UNWATCHED_AFTER
+            silent.is_starting
             and pid not in self._told
             and not self._is_watched(pid, silent.argv)
             and is_alive(pid, silent.moment)
@@ -142,8 +151,14 @@ class UnwatchedProcesses:
         for program in ended:
             signal = self._signals.get(program.pid, 0.0)
             was_ended = program.moment <= signal < program.moment + UNWATCHED_AFTER
+            silent = self._silent.get(program.pid)
             if (
                 was_ended
+                or (
+                    silent is not None
+                    and silent.will_watch
+                    and interpreters.runs_site(program.argv)
+                )
                 or self._is_watched(program.pid, program.argv)
                 or not interpreters.runs_code(program.argv)
             ):
@@ -181,9 +196,14 @@ class UnwatchedProcesses:
         silent = self._silent.get(pid)
         if silent is None or silent.argv != argv:
             is_copy = _command(process.parent()) == argv
-            silent = _Silent(now, time.time(), argv, is_copy)
+            will_watch = (
+                not is_copy
+                and process.environ().get(_events.ENV) == str(self._evidence.folder)
+                and interpreters.runs_site(argv)
+            )
+            silent = _Silent(now, time.time(), argv, is_copy, will_watch)
         self._silent[pid] = silent
-        if now - silent.since >= UNWATCHED_AFTER:
+        if not silent.is_starting:
             self._tell(pid, argv)
 
     def _is_watched(self, pid: int, argv: Sequence[str]) -> bool:
