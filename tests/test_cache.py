@@ -248,7 +248,7 @@ def test_cache_that_cannot_be_written_is_told_and_the_build_is_right(site: Site)
     site.write("page", ANSWER)
     build = site.build()
     assert 0 == build.status, build.log
-    assert 1 == build.log.count("workercheck: not kept for the next build: page (")
+    assert 1 == build.log.count("workercheck: not kept for the next run: page (")
     assert ">42\n" in html(build, "page")
 
 
@@ -272,7 +272,7 @@ def test_full_disk_costs_the_cache_and_not_the_build(site: Site, small_disk: Pat
     site.write("small", ANSWER)
     build = site.build()
     assert 0 == build.status, build.log
-    assert "workercheck: not kept for the next build: large (" in build.log
+    assert "workercheck: not kept for the next run: large (" in build.log
     assert "No space left on device" in build.log
     assert "Traceback" not in build.log
     again = site.build("-E")

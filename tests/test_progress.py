@@ -134,7 +134,7 @@ def test_bad_header_is_named_with_its_line_and_the_page_is_not_run(site: Site) -
 
 
 IMPATIENT = (
-    "import sys, workercheck.fronts.sphinx.progress as progress; progress.SILENCE = 2.0; "
+    "import sys, workercheck.report.progress as progress; progress.SILENCE = 2.0; "
     "from sphinx.cmd.build import main; sys.exit(main(sys.argv[1:]))"
 )
 

@@ -16,8 +16,8 @@ from sphinx.util import logging
 
 from workercheck.fronts.sphinx import domain, internals
 from workercheck.fronts.sphinx.handover import Rendition
-from workercheck.fronts.sphinx.read_page import evaluation_of
 from workercheck.judge import remains, rules
+from workercheck.run.reading import evaluation_of
 
 LOGGER = logging.getLogger(__name__)
 

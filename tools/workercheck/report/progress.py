@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import os
 import shutil
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO
 
-from sphinx.util import logging
-
+from workercheck.report.record import count
 from workercheck.run.page import Page
 from workercheck.run.side_by_side import Run, Underway
 
 SILENCE = 30.0
 """Seconds without news after which a build says what it is waiting for; then twice as many."""
 
-LOGGER = logging.getLogger(__name__)
+
+@dc.dataclass(frozen=True, slots=True)
+class Screen:
+    """Where a person reads of the progress."""
+
+    write: Callable[[str], object]
+    """Writes a text as it is: the end of the line is part of it."""
+    is_live: bool
+    """Whether a line may be drawn anew."""
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        self.write(f"workercheck: {text}\n")
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a line of a stream may be drawn anew."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 class Progress:
@@ -30,37 +47,31 @@ class Progress:
         How many at once.
     seconds
         What pages took before, by docname.
-    verbosity
-        Sphinx's: with ``-v`` there is no live line, because other messages would cut it.
+    screen
+        Where it is shown.
     """
 
     def __init__(
-        self, pages: Sequence[Page], jobs: int, seconds: Mapping[str, float], verbosity: int
+        self, pages: Sequence[Page], jobs: int, seconds: Mapping[str, float], screen: Screen
     ) -> None:
         self._left = {page.docname for page in pages}
         self._total = len(pages)
         self._jobs = jobs
         self._seconds = seconds
-        self._live = (
-            verbosity < 1 and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        )
+        self._screen = screen
         self._width = 0
         """Of the live line that is on the screen."""
         self._news = time.monotonic()
         self._silence = SILENCE
-        LOGGER.info("workercheck: executing %d pages, %d at a time", self._total, jobs)
+        screen.say(f"executing {count(self._total, 'page')}, {jobs} at a time")
 
     def finished(self, run: Run, outcome: str) -> None:
         """Say how a page came out."""
         self._left.discard(run.page.docname)
         self._erase()
-        LOGGER.info(
-            "workercheck: [%d/%d] %s  %.1f s  %s",
-            self._total - len(self._left),
-            self._total,
-            run.page.docname,
-            run.seconds,
-            outcome,
+        self._screen.say(
+            f"[{self._total - len(self._left)}/{self._total}] {run.page.docname}"
+            f"  {run.seconds:.1f} s  {outcome}"
         )
         self._news = time.monotonic()
         self._silence = SILENCE
@@ -69,14 +80,14 @@ class Progress:
         """Say what runs, on the live line; without a terminal only after a long silence."""
         now = time.monotonic()
         pages = ", ".join(_describe(one, now) for one in running)
-        if self._live and pages:
+        if self._screen.is_live and pages:
             self._draw(
                 f"[{self._total - len(self._left)}/{self._total}] {self._rest(running, now)}{pages}"
             )
-        elif not self._live and now - self._news >= self._silence:
+        elif not self._screen.is_live and now - self._news >= self._silence:
             self._news = now
             self._silence *= 2
-            LOGGER.info("workercheck: waiting for %s", pages or "the first page")
+            self._screen.say(f"waiting for {pages or 'the first page'}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -95,12 +106,12 @@ class Progress:
         columns = shutil.get_terminal_size().columns - 1
         if len(text) > columns:
             text = text[: columns - 3] + "..."
-        LOGGER.info("\r%s", text.ljust(min(self._width, columns)), nonl=True)
+        self._screen.write("\r" + text.ljust(min(self._width, columns)))
         self._width = len(text)
 
     def _erase(self) -> None:
         if self._width:
-            LOGGER.info("\r%s\r", " " * self._width, nonl=True)
+            self._screen.write("\r" + " " * self._width + "\r")
             self._width = 0
 
 
