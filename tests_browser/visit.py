@@ -33,6 +33,8 @@ class Visit:
         Width of the window, in px.
     scheme
         What the reader's system prefers.
+    motion
+        Whether the reader's system asks for less of it.
     patience
         Seconds that a plot may take to draw, and to follow its slider.
     """
@@ -44,6 +46,7 @@ class Visit:
         *,
         width: int = 1280,
         scheme: Literal["light", "dark"] = "light",
+        motion: Literal["reduce", "no-preference"] = "reduce",
         patience: float = 60,
     ) -> None:
         self.host = urlsplit(address).netloc
@@ -53,7 +56,7 @@ class Visit:
             viewport={"width": width, "height": HEIGHTS[width]},
             color_scheme=scheme,
             has_touch=width == PHONE,
-            reduced_motion="reduce",  # a colour half way through a transition is no colour
+            reduced_motion=motion,  # a colour half way through a transition is no colour
         )
         self.context.add_init_script(path=PROBE)
         self.page = self.context.new_page()

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "extensions"))
 
 import source_repository
 
-project = "adaptive, executed"
+project = "adaptive by example"
 html_title = project  # without this, furo appends "documentation" to it
 author = "the adaptive documentation authors"
 project_copyright = author
@@ -125,7 +125,10 @@ html_static_path = ["_static"]
 html_css_files = ["outputs.css"]  # plots and tables in light, dark and narrow windows
 html_js_files = [("scrolling.js", {"defer": "defer"})]  # long lines by keyboard
 
-html_theme_options = source_repository.theme_options(os.environ, Path(__file__).parent)
+html_theme_options = source_repository.theme_options(os.environ, Path(__file__).parent) | {
+    "light_logo": "logo-light.svg",
+    "dark_logo": "logo-dark.svg",
+}
 
 # -- Elsewhere on the web ----------------------------------------------------
 
@@ -208,7 +211,25 @@ def load_plot_scripts(app, pagename, templatename, context, doctree):
     context["body"] = PANEL_CSS.sub(own_style_sheet, PLOTLY_MATHJAX.sub("", body))
 
 
+# -- Recorded runs -----------------------------------------------------------
+
+
+def load_player(app, pagename, templatename, context, doctree):
+    """Load what plays the runs that `replay.py` recorded, where a page has any."""
+    if '<figure class="replay">' in context.get("body", ""):
+        app.add_js_file("replay.js", loading_method="defer")
+        app.add_css_file("replay.css")
+
+
+def note_loaded_cells(app, docname, source):
+    """Read a page again when a file has changed that a cell takes its code from."""
+    for name in re.findall(r"^:load: (.+)$", source[0], re.MULTILINE):
+        app.env.note_dependency(str(Path(app.env.doc2path(docname)).parent / name))
+
+
 def setup(app):
     """Connect the hooks above."""
+    app.connect("source-read", note_loaded_cells)
+    app.connect("html-page-context", load_player)
     app.connect("autodoc-process-docstring", mend_docstring, priority=400)  # before napoleon
     app.connect("html-page-context", load_plot_scripts)
