@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import HEADER, PASSES, ROOT
 
 sys.path.append(str(ROOT / "tools"))
 
@@ -70,11 +70,12 @@ def test_it_watches_any_command(folder: Path) -> None:
     assert "test_area.py:8: a future of __main__.area failed and nobody looked" in done.stderr
 
 
-def test_what_needs_more_says_so(folder: Path) -> None:
-    done = run(folder, "workercheck", "doctor")
+@pytest.mark.parametrize("words", [["doctor"], ["run", "page.md"]], ids=lambda words: words[0])
+def test_what_needs_more_says_so(folder: Path, words: list[str]) -> None:
+    done = run(folder, "workercheck", *words)
     assert 2 == done.returncode
-    assert "pip install 'workercheck[sphinx]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "pip install 'workercheck[notebooks]'" in done.stderr
+    assert 1 == len(done.stderr.splitlines())
 
 
 def test_it_watches_a_test_suite(folder: Path) -> None:
@@ -82,6 +83,16 @@ def test_it_watches_a_test_suite(folder: Path) -> None:
     done = run(folder, "pytest", "--workercheck", "-p", "no:cacheprovider")
     assert 1 == done.returncode, done.stderr
     assert "test_area.py:8: a future of test_area.area failed and nobody looked" in done.stdout
+
+
+def test_its_extra_for_notebooks_runs_pages_without_sphinx(folder: Path) -> None:
+    (wheel,) = folder.glob("*.whl")
+    install(folder, f"workercheck[notebooks] @ {wheel.as_uri()}")
+    (packages,) = (folder / "env").glob("lib/python*/site-packages")
+    assert not (packages / "sphinx").exists()
+    (folder / "page.md").write_text(f"{HEADER}```{{code-cell}}\n{PASSES}\n```\n")
+    done = run(folder, "workercheck", "run", "page.md")
+    assert (0, "workercheck: 1 page with code, 0 failed\n") == (done.returncode, done.stdout)
 
 
 def test_extension_without_its_extra_says_so(folder: Path, tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def not_executed(line: int, reason: str, hint: str) -> Finding:
     return Finding("not-executed", f"not executed: {wording.clean(reason)}", line, hint=hint)
 
 
+def unconverted_cell(line: int) -> Finding:
+    """Word the finding about a ``code-cell`` that is no cell of a notebook."""
+    return not_executed(
+        line,
+        "a code-cell outside a notebook, or nested in another directive or a list",
+        "Begin the page with a header that says file_format: mystnb, and put the cell "
+        "at the page's top level.",
+    )
+
+
 def not_rendered(reason: str) -> Finding:
     """Word the finding about a page that could not be rendered."""
     return Finding(

@@ -118,7 +118,7 @@ class Execution:
 
 
 def judge(reported: PageReport, run: Run) -> None:
-    """Fill in a page's report what its run tells."""
+    """Add to a page's report what its run tells."""
     reported.executed = True
     reported.seconds = run.seconds
     try:
@@ -127,16 +127,16 @@ def judge(reported: PageReport, run: Run) -> None:
         reported.started = history.workers()
         reported.workers = sum(reported.started.values())
         provenance.describe(reported, run.page, history)
-        reported.findings = rules.judge(history)
+        reported.findings += rules.judge(history)
     except Exception as exc:  # it must not end the build, nor pass the page
         frame = traceback.extract_tb(exc.__traceback__)[-1]
         where = f"{frame.filename}:{frame.lineno}"
-        reported.findings = [
+        reported.findings.append(
             remains.not_watched(
                 f"its evidence could not be judged ({type(exc).__name__}: {exc}, at {where})",
                 "Report it to workercheck, with the page.",
             )
-        ]
+        )
 
 
 def _passes(run: Run) -> bool:

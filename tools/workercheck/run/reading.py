@@ -19,6 +19,9 @@ from workercheck.run.page import Cell, Page
 KEY = "workercheck"
 """The key of a page's header, and of a cell's metadata, that is ours."""
 
+HEADER = re.compile(r"---\s*\n(.*?)\n(?:---|\.\.\.)[^\n]*", re.DOTALL)
+"""The header of a text, with the lines around it."""
+
 
 class PageError(Exception):
     """A page cannot be read as a notebook.
@@ -68,7 +71,8 @@ def text_of(name: str, path: Path, encoding: str, way_out: str) -> str:
     except UnicodeEncodeError:
         raise PageError("the name of the file is not UTF-8", 0, "Rename it.") from None
     except UnicodeDecodeError as exc:
-        raise PageError(f"the file is not {encoding} ({exc.reason})", 1, way_out) from exc
+        form = encoding.removesuffix("-sig")
+        raise PageError(f"the file is not {form} ({exc.reason})", 1, way_out) from exc
     except OSError as exc:
         raise PageError(str(exc.strerror), 0, "Let the file be read.") from exc
 
@@ -112,12 +116,30 @@ def unreadable(text: str, exc: Exception) -> PageError:
     return PageError(f"cannot be read as a notebook ({exc})", int(place[1]) if place else 1)
 
 
-def front_matter(text: str) -> Any:
-    """Return the header of a text, as far as it can be read."""
-    match = re.match(r"---\s*\n(.*?)\n(?:---|\.\.\.)", text, re.DOTALL)
+def header_of(text: str) -> Any:
+    """Return what the header of a text says, an empty mapping without one.
+
+    Raises
+    ------
+    PageError
+        If it is no YAML, with the line.
+    """
+    match = HEADER.match(text)
     try:
         return (yaml.safe_load(match[1]) if match else None) or {}
-    except yaml.YAMLError:
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        problem = getattr(exc, "problem", None) or exc
+        raise PageError(
+            f"its header is no YAML ({problem})", mark.line + 2 if mark else 1, "Mend it."
+        ) from exc
+
+
+def front_matter(text: str) -> Any:
+    """Return what the header of a text says, as far as it can be read."""
+    try:
+        return header_of(text)
+    except PageError:
         return {}
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workercheck import __version__
+from workercheck.fronts.commands import read_page
 from workercheck.judge import rules
 from workercheck.judge.finding import WORKER_KINDS
 from workercheck.judge.history import History
@@ -44,6 +45,8 @@ _PAGE = """\
 file_format: mystnb
 kernelspec:
   name: python3
+mystnb:
+  execution_in_temp: true
 ---
 
 ```{{code-cell}}
@@ -225,17 +228,10 @@ def try_all(wanted: Sequence[Trial], timeout: float) -> list[Outcome]:
 
 
 def _page(name: str, folder: Path, trial: Trial, timeout: float) -> Page:
-    from myst_nb.core.config import NbParserConfig
-    from myst_parser.config.main import MdParserConfig
-
-    from workercheck.fronts.sphinx import read_page as pages
-
     path = folder / f"{name}.md"
     text = _PAGE.format(code=trial.code)
     path.write_text(text, encoding="utf-8")
-    config = NbParserConfig(execution_in_temp=True)
-    page = pages.read(name, path, text, MdParserConfig(), config)
-    assert page is not None
+    page = read_page.read(name, path, text)
     return page.with_timeout(timeout)
 
 

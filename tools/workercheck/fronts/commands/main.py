@@ -1,19 +1,16 @@
-"""The command line: judge a finished build, watch a command, or look at an environment."""
+"""The command line: judge a finished build, run a command or pages, or look at an environment."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from workercheck import __version__
+from workercheck.fronts.commands import extra
 from workercheck.report import gate
 from workercheck.report import record as report
-
-NEEDED = ("nbclient", "myst_nb")
-"""What starts kernels and reads pages, of which the base package has neither."""
 
 FORMATS = {"text": report.text, "json": report.Report.to_json, "junit": report.junit}
 FORMATS["github"] = report.github
@@ -29,12 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["doctor"]:
-        if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-            print(
-                f"workercheck: cannot start a kernel: {' and '.join(missing)} missing. "
-                "Install the extra: pip install 'workercheck[sphinx]'",
-                file=sys.stderr,
-            )
+        if why := extra.missing("start a kernel"):
+            print(why, file=sys.stderr)
             return 2
         # Only here: the gate needs nothing installed.
         from workercheck.fronts.commands import doctor
@@ -49,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Judge a finished documentation build by the report that the Sphinx "
         "extension workercheck left in it.",
         epilog="exit status: 0 clean, 1 findings, 2 it cannot tell. "
-        "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck doctor` "
-        "looks at this environment; see their --help.",
+        "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck run PAGE…` "
+        "executes notebooks and MyST pages, `workercheck doctor` looks at this environment; see "
+        "their --help.",
     )
     parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
     parser.add_argument("--format", choices=sorted(FORMATS), default="text")

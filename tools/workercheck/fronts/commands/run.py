@@ -1,96 +1,86 @@
-"""``workercheck run``: watch any command, and judge it."""
+"""``workercheck run``: watch any command, or execute notebooks and MyST pages, and judge it."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses as dc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from workercheck.evidence import records as ev
-from workercheck.judge import rules
-from workercheck.judge.finding import Finding
-from workercheck.judge.history import History
-from workercheck.judge.steps import step_at
-from workercheck.report import command as report_of
-from workercheck.report import record
-from workercheck.report.record import PageReport, Report
-from workercheck.report.told import Told
-from workercheck.run.command import CommandRun, run_command
-from workercheck.run.environment import environment as describe_environment
-from workercheck.run.locate import hand_outs
+from workercheck.fronts.commands import extra, run_command
+from workercheck.report.record import Report
 
-_USAGE = "workercheck run [--report FILE] [--format {github,json,junit,text}] -- COMMAND …"
+_USAGE = """workercheck run [--report FILE] [--format {github,json,junit,text}] -- COMMAND …
+       workercheck run [--jobs N] [--timeout SECONDS] [--report FILE] [--format …] PAGE…"""
+
+_EPILOG = """exit status of a command: its own where it is not 0, else 1 on findings, 2 when nothing
+was watched, else 0. Exit status of pages: 0 clean, 1 findings, 2 it cannot tell. Runs of pages that
+passed are kept in .workercheck, in the folder in which this runs."""
 
 
 def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> int:
-    """Run a command and judge it.
+    """Run a command or pages, and judge them.
 
     Returns
     -------
     int
-        The command's exit status where it is not 0, else 1 on findings, 2 when nothing was
-        watched, else 0; 2 also when the command cannot be started.
+        The exit status.
     """
     parser = argparse.ArgumentParser(
         prog="workercheck run",
         usage=_USAGE,
-        description="Run a command and watch what it sends to other processes.",
-        epilog="exit status: that of COMMAND where it is not 0, else 1 on findings, 2 when nothing "
-        "was watched, else 0.",
+        description="Run a command and watch what it sends to other processes, or execute "
+        "notebooks (.ipynb) and MyST pages (.md) and watch their kernels.",
+        epilog=_EPILOG,
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write report.json there")
     parser.add_argument(
         "--format", choices=sorted(formats), default="text", help="how findings are printed"
     )
-    parser.add_argument("command", nargs="*", metavar="COMMAND")
+    parser.add_argument(
+        "--jobs",
+        type=_positive(int),
+        metavar="N",
+        help="how many pages run at once; the default is one more than there are cores",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_positive(float),
+        metavar="SECONDS",
+        help="how long a cell of a page may take; the default is what the page's header says "
+        "(mystnb: {execution_timeout: 60}), or else 30",
+    )
+    parser.add_argument("pages", nargs="*", metavar="PAGE")
     own, command = _split(argv)
     options = parser.parse_args(own)
-    if not command:
-        parser.error("a command is missing: workercheck run -- COMMAND …")
-    if options.command:
-        parser.error(f"unknown argument {options.command[0]!r}; the command comes after --")
-    cwd = Path.cwd()
 
-    told = Told(lambda events: report_of.of_command(command, hand_outs(events, cwd), events, {}))
+    def save(found: Report) -> bool:
+        return options.report is None or _save(found, options.report)
 
-    def has_failed(events: list[ev.Event]) -> bool:
-        steps = hand_outs(events, cwd)
-        return any(
-            not (finding.expected or told.knows(step_at(steps.cells, finding.cell), finding))
-            for finding in rules.lost(History(steps, events))
+    if command:
+        if options.pages:
+            parser.error(f"unknown argument {options.pages[0]!r}; the command comes after --")
+        if options.jobs or options.timeout:
+            parser.error("--jobs and --timeout are about pages, not about a command")
+        return run_command.main(command, options.format, formats, save)
+    if not options.pages:
+        parser.error(
+            "a command is missing, or pages: workercheck run -- COMMAND …, workercheck run PAGE…"
         )
-
-    def answer(question: dict[str, Any], events: list[ev.Event]) -> list[str]:
-        found = told.new(str(question["test"]), events, is_over=bool(question["is_over"]))
-        return [record.line(page, finding) for page, finding in found if not finding.expected]
-
-    try:
-        run = run_command(command, has_failed=has_failed, answer=answer)
-    except OSError as exc:
-        where = exc.filename or command[0]
-        print(f"workercheck: cannot run {where}: {exc.strerror or exc}", file=sys.stderr)
-        return 127 if isinstance(exc, FileNotFoundError) else 126
-    found = _report(run, cwd)
-    rest = told.rest(found)
-    _show(found, rest, run, options.format, formats)
-    if options.report is not None:
-        try:
-            options.report.parent.mkdir(parents=True, exist_ok=True)
-            options.report.write_text(found.to_json() + "\n", encoding="utf-8")
-        except OSError as exc:
-            print(f"workercheck: {options.report}: {exc.strerror}", file=sys.stderr)
-            return run.status or 2
-    if run.cut_short:
-        return 1
-    if run.status:
-        return run.status
-    if not _is_watched(run):
+    if not any(Path(word).suffix in (".ipynb", ".md") or Path(word).exists() for word in own):
+        parser.error(f"{options.pages[0]!r} is no page; a command comes after --")
+    if why := extra.missing("run pages"):
+        print(why, file=sys.stderr)
         return 2
-    # pytest has said by its own status what became of the tests that were told.
-    return 1 if rest.verdict == "fail" else 0
+    # Only here: a command needs none of what the extra brings.
+    from workercheck.fronts.commands import run_pages
+
+    def show(found: Report) -> bool:
+        if output := formats[options.format](found):
+            print(output, flush=True)
+        return save(found)
+
+    return run_pages.main(options.pages, options.jobs or 0, options.timeout, show)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -100,42 +90,23 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return words[: words.index("--")], words[words.index("--") + 1 :]
 
 
-def _is_watched(run: CommandRun) -> bool:
-    return any(isinstance(event, ev.ProcessStarted) for event in run.events)
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(word: str) -> float:
+        value = kind(word)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{word} is not more than 0")
+        return value
+
+    parse.__name__ = "number"  # as argparse calls it where it is none
+    return parse
 
 
-def _report(run: CommandRun, cwd: Path) -> Report:
-    started = [e for e in run.events if isinstance(e, ev.ProcessStarted)]
-    environment = dc.asdict(describe_environment(cwd))
-    if started:  # the command may have an environment of its own
-        environment["python"] = started[0].python
-    if not started:
-        return report_of.not_watched(run.argv, environment)
-    return report_of.of_command(run.argv, hand_outs(run.events, cwd), run.events, environment)
-
-
-def _show(
-    found: Report,
-    rest: Report,
-    run: CommandRun,
-    name: str,
-    formats: dict[str, Callable[[Report], str]],
-) -> None:
-    """Print the findings: text where it does not mix with what the command printed."""
-    if run.cut_short:
-        print(f"workercheck: the command was ended: {run.cut_short}", file=sys.stderr)
-    if formats[name] is not record.text:
-        if output := formats[name](found):
-            print(output, flush=True)
-    elif _is_watched(run):
-        lines = [_line(page, finding) for page in rest.pages for finding in page.unexpected]
-        print("\n".join([f"workercheck: {record.summary(found)}", *lines]), file=sys.stderr)
-    else:
-        doubt = report_of.NOTHING_WATCHED
-        print(f"workercheck: cannot tell: {doubt.message}. {doubt.hint}", file=sys.stderr)
-
-
-def _line(page: PageReport, finding: Finding) -> str:
-    """Tell about a finding, with the test whose work it is about: its report is out already."""
-    is_test = "::" in page.docname
-    return record.line(page, finding) + (f" handed out by {page.docname}" if is_test else "")
+def _save(found: Report, path: Path) -> bool:
+    """Write the report; return whether it could be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found.to_json() + "\n", encoding="utf-8")
+    except OSError as exc:
+        print(f"workercheck: {path}: {exc.strerror}", file=sys.stderr)
+        return False
+    return True

@@ -38,13 +38,7 @@ class UnconvertedCell(UnexpectedCellDirective):
     def run(self) -> list[nodes.Node]:
         """Report it; myst-nb warns."""
         env = self.state.document.settings.env
-        found = rules.not_executed(
-            self.lineno,
-            "a code-cell outside a notebook, or nested in another directive or a list",
-            "Begin the page with a header that says file_format: mystnb, and put the cell "
-            "at the page's top level.",
-        )
-        domain.of(env).add(env.docname, found)
+        domain.of(env).add(env.docname, rules.unconverted_cell(self.lineno))
         return super().run()  # type: ignore[no-untyped-call, no-any-return]
 
 

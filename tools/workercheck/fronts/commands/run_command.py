@@ -1,0 +1,124 @@
+"""``workercheck run -- COMMAND``: watch any command, and judge it."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from workercheck.evidence import records as ev
+from workercheck.judge import rules
+from workercheck.judge.finding import Finding
+from workercheck.judge.history import History
+from workercheck.judge.steps import step_at
+from workercheck.report import command as report_of
+from workercheck.report import record
+from workercheck.report.record import PageReport, Report
+from workercheck.report.told import Told
+from workercheck.run.command import CommandRun, run_command
+from workercheck.run.environment import environment as describe_environment
+from workercheck.run.locate import hand_outs
+
+
+def main(
+    command: Sequence[str],
+    form: str,
+    formats: dict[str, Callable[[Report], str]],
+    save: Callable[[Report], bool],
+) -> int:
+    """Run a command and judge it.
+
+    Parameters
+    ----------
+    command
+        The command.
+    form
+        The name of the format in which findings are printed.
+    formats
+        Every format.
+    save
+        Writes the report; returns whether it could.
+
+    Returns
+    -------
+    int
+        The command's exit status where it is not 0, else 1 on findings, 2 when nothing was
+        watched, else 0; 2 also when the command cannot be started.
+    """
+    cwd = Path.cwd()
+
+    told = Told(lambda events: report_of.of_command(command, hand_outs(events, cwd), events, {}))
+
+    def has_failed(events: list[ev.Event]) -> bool:
+        steps = hand_outs(events, cwd)
+        return any(
+            not (finding.expected or told.knows(step_at(steps.cells, finding.cell), finding))
+            for finding in rules.lost(History(steps, events))
+        )
+
+    def answer(question: dict[str, Any], events: list[ev.Event]) -> list[str]:
+        found = told.new(str(question["test"]), events, is_over=bool(question["is_over"]))
+        return [record.line(page, finding) for page, finding in found if not finding.expected]
+
+    try:
+        run = run_command(command, has_failed=has_failed, answer=answer)
+    except OSError as exc:
+        where = exc.filename or command[0]
+        print(f"workercheck: cannot run {where}: {exc.strerror or exc}", file=sys.stderr)
+        return 127 if isinstance(exc, FileNotFoundError) else 126
+    found = _report(run, cwd)
+    rest = told.rest(found)
+    _show(found, rest, run, form, formats)
+    if not save(found):
+        return run.status or 2
+    if run.cut_short:
+        return 1
+    if run.status:
+        return run.status
+    if not _is_watched(run):
+        return 2
+    # pytest has said by its own status what became of the tests that were told.
+    return 1 if rest.verdict == "fail" else 0
+
+
+def _is_watched(run: CommandRun) -> bool:
+    return any(isinstance(event, ev.ProcessStarted) for event in run.events)
+
+
+def _report(run: CommandRun, cwd: Path) -> Report:
+    started = [e for e in run.events if isinstance(e, ev.ProcessStarted)]
+    environment = dc.asdict(describe_environment(cwd))
+    if started:  # the command may have an environment of its own
+        environment["python"] = started[0].python
+    if not started:
+        return report_of.not_watched(run.argv, environment)
+    return report_of.of_command(run.argv, hand_outs(run.events, cwd), run.events, environment)
+
+
+def _show(
+    found: Report,
+    rest: Report,
+    run: CommandRun,
+    name: str,
+    formats: dict[str, Callable[[Report], str]],
+) -> None:
+    """Print the findings: text where it does not mix with what the command printed."""
+    if run.cut_short:
+        print(f"workercheck: the command was ended: {run.cut_short}", file=sys.stderr)
+    if formats[name] is not record.text:
+        if output := formats[name](found):
+            print(output, flush=True)
+    elif _is_watched(run):
+        lines = [_line(page, finding) for page in rest.pages for finding in page.unexpected]
+        print("\n".join([f"workercheck: {record.summary(found)}", *lines]), file=sys.stderr)
+    else:
+        doubt = report_of.NOTHING_WATCHED
+        print(f"workercheck: cannot tell: {doubt.message}. {doubt.hint}", file=sys.stderr)
+
+
+def _line(page: PageReport, finding: Finding) -> str:
+    """Tell about a finding, with the test whose work it is about: its report is out already."""
+    is_test = "::" in page.docname
+    return record.line(page, finding) + (f" handed out by {page.docname}" if is_test else "")
