@@ -305,12 +305,12 @@ def test_task_that_a_breaking_pool_still_sends_keeps_its_place(breaks: bool) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_process_ends_by_itself_once_it_has_exited() -> None:
     child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert not endings._ends_by_itself(child.pid)
+    assert not endings.ends_by_itself(child.pid)
     child.stdin.close()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert endings._ends_by_itself(child.pid)  # a zombie
+    assert endings.ends_by_itself(child.pid)  # a zombie
     child.wait()
-    assert endings._ends_by_itself(child.pid)
+    assert endings.ends_by_itself(child.pid)
 
 
 @pytest.mark.parametrize(("flags", "ends"), [("4194304", False), ("4194308", True)])
@@ -321,4 +321,4 @@ def test_process_that_the_system_is_taking_down_ends_by_itself(
     stat = tmp_path / "stat"
     stat.write_text(f"7 (a (name) of) R 1 7 7 0 -1 {flags} 0 0")
     monkeypatch.setattr(endings, "_open", lambda path, mode: stat.open(mode))
-    assert ends == endings._ends_by_itself(7)
+    assert ends == endings.ends_by_itself(7)

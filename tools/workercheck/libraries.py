@@ -418,6 +418,9 @@ LIBRARIES = (
 )
 
 ALWAYS: "Functions" = {
+    "ipykernel.kernelapp": (("IPKernelApp.start", "kernel-starts"),),
+    # What a manager calls first, through itself, when it ends a kernel.
+    "jupyter_client.manager": (("KernelManager._async_interrupt_kernel", "kernel-interrupted"),),
     "IPython.core.interactiveshell": (
         ("InteractiveShell.safe_execfile", "file-runs"),
         ("InteractiveShell.safe_execfile_ipy", "file-runs"),
@@ -437,7 +440,8 @@ ALWAYS: "Functions" = {
     "traceback": (("print_exc", "error-printed"),),
     "logging": (("Logger.critical", "error-logged"),),
 }
-"""Functions of the standard library that no single library owns, as in `Library.functions`."""
+"""Functions that no single library owns, of the standard library and of Jupyter, as in
+`Library.functions`."""
 
 MODULES = tuple(module for library in LIBRARIES for module in library.modules)
 """Modules that carry work between processes, by the beginning of their names."""

@@ -244,6 +244,26 @@ class LastWords(Event):
     """The word with which it was to answer, which nobody else in the kernel knows."""
 
 
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class KernelStarted(Event):
+    """A kernel starts that a program of the run asked for."""
+
+    event: ClassVar[str] = "kernel-started"
+    cwd: str
+    """The folder in which it runs, empty where that is not known."""
+    session: str
+    """The path of its notebook where Jupyter tells it the kernel, else empty."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class KernelShutdown(Event):
+    """A program is about to shut a kernel of its own down, as `ShutdownStarted` for that kernel."""
+
+    event: ClassVar[str] = "kernel-shutdown"
+    child: int
+    """The pid of the kernel."""
+
+
 # --- written from outside -------------------------------------------------------------------------
 
 
@@ -346,15 +366,6 @@ class ShutdownStarted(Event):
     """The kernel is about to be shut down: what ends from here on was asked to end."""
 
     event: ClassVar[str] = "shutdown-started"
-
-
-@dc.dataclass(frozen=True, slots=True, kw_only=True)
-class KernelShutdown(Event):
-    """A program is about to shut a kernel of its own down, as `ShutdownStarted` for that kernel."""
-
-    event: ClassVar[str] = "kernel-shutdown"
-    child: int
-    """The pid of the kernel."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

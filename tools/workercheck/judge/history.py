@@ -139,7 +139,8 @@ class History:
             return True
         return bool(self._ended_kernels) and any(
             self._ended_kernels.get(process.pid, order) < order
-            for process in self._lineage(event.pid)
+            for pid in (event.pid, getattr(event, "child", None) or 0)
+            for process in self._lineage(pid)
         )
 
     def cell_at(self, event: ev.Event) -> int | None:

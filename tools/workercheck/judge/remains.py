@@ -56,7 +56,7 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
     missed = []
     for e in history.of(ev.Unseen):
         name = (e.exception or "").rsplit(".", 1)[-1]
-        if name == "ShutdownExecutorError":  # dropped by the page's own shutdown
+        if history.is_after_shutdown(e) or name == "ShutdownExecutorError":  # of its own shutdown
             continue
         if e.child in loads or (failures and _is_told(e, name, failures)):
             continue

@@ -165,7 +165,7 @@ def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
         target, number = (int(arg) for arg in args)
         if number == 0 or (target == me and not is_group) or (target, number) in _signals:
             return
-        if target > 0 and not is_group and _ends_by_itself(target):
+        if target > 0 and not is_group and ends_by_itself(target):
             return
         _signals.add((target, number))
         is_group = is_group or target <= 0
@@ -191,7 +191,7 @@ def _members_of(group: int) -> set[int]:
     return found
 
 
-def _ends_by_itself(pid: int) -> bool:
+def ends_by_itself(pid: int) -> bool:
     """Tell whether a process has ended already, or is about to, where the system can tell.
 
     Its connections close before it is a zombie: who asks it to end because of that comes late.
@@ -207,7 +207,7 @@ def _ends_by_itself(pid: int) -> bool:
 def process_asked_to_end(frame: FrameType, _: Any) -> None:
     """Note a process that its library has asked to end, and now waits for."""
     pid = frame.f_locals["self"].pid
-    if pid and (pid, 15) not in _signals and not _ends_by_itself(pid):
+    if pid and (pid, 15) not in _signals and not ends_by_itself(pid):
         _signals.add((pid, 15))
         events.write("signal-sent", child=pid, is_group=False, signal=15)
 

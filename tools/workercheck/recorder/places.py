@@ -48,6 +48,8 @@ _running_test = ""
 """The test that runs in this process, where pytest's plugin tells; empty elsewhere."""
 
 _STDLIB = os.path.dirname(os.__file__) + os.sep
+_SCRIPTS = os.path.dirname(sys.executable) if sys.executable else ""
+"""The folder in which what is installed puts its commands."""
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 _kinds: dict[int, tuple[CodeType, int]] = {}
@@ -90,7 +92,9 @@ def _kind(frame: FrameType) -> int:
     if module.startswith(MODULES):
         is_bottom = frame.f_code.co_name == "_bootstrap" and module.endswith(".process")
         return END if is_bottom else CARRIER
-    if file.startswith("<frozen") or file.startswith(_STDLIB) or any(p in file for p in _INSTALLED):
+    if file.startswith(("<frozen", _STDLIB)) or any(part in file for part in _INSTALLED):
+        return OTHER
+    if module == "__main__" and os.path.dirname(file) == _SCRIPTS:
         return OTHER
     if file.startswith(sources.DOCTEST):
         return READER

@@ -20,6 +20,7 @@ from workercheck.recorder import (
     messages,
     monitor,
     places,
+    shutdown,
     work,
 )
 
@@ -75,6 +76,8 @@ ROLES: dict[str, tuple[str, Any]] = {
     "thread-start": ("start", children.thread_starts),
     "program-started": ("return", children.program_started),
     "file-runs": ("start", files.begins),
+    "kernel-starts": ("start", shutdown.kernel_starts),
+    "kernel-interrupted": ("start", shutdown.kernel_interrupted),
 }
 
 SENDERS: dict[str, Any] = {

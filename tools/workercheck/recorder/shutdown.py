@@ -1,4 +1,8 @@
-"""The last words of a kernel: what is left to tell after its page's last cell.
+"""The last words of a kernel: what is left to tell after its last cell.
+
+workercheck asks the kernels that it starts itself. Those of another program are asked by the
+recorder in that program, when its kernel manager is about to end them: with its first signal, which
+interrupts the workers too, the manager would take the work away that may still fail.
 
 A thread of the recorder waits for the question from the start of the kernel on, in a single system
 call that opens a pipe which nobody writes to before. Nothing that a page may change lies between
@@ -19,9 +23,11 @@ from workercheck.recorder import asynchronous, endings, events
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from types import FrameType
+    from typing import Any
 
 # Kept from before a test suite or a page can replace them.
-_open, _read, _close = os.open, os.read, os.close
+_open, _read, _write, _close, _exists = os.open, os.read, os.write, os.close, os.path.exists
 _sleep = time.sleep
 
 _POLL = 0.02
@@ -29,6 +35,10 @@ _TURNS = 3
 """How often an event loop comes round until a failure that a thread told it is in its task."""
 _TURNS_WITHIN = 1.0
 """Seconds after which an event loop that has not come round does not."""
+_ANSWERS_WITHIN = 5.0
+"""Seconds in which a kernel answers another program, beside what its work gets."""
+
+_is_listening = False
 
 
 def listen(path: str) -> None:
@@ -39,8 +49,10 @@ def listen(path: str) -> None:
     path : str
         The pipe, or where there are none a file that is empty as long as nobody asks. The question
         is the word with which to answer, and the seconds that work still under way gets. It is not
-        waited for its own sake, but for its failure.
+        waited for its own sake, but for its failure. It is removed when it has been answered.
     """
+    global _is_listening
+    _is_listening = True
     _thread.start_new_thread(_answer, (path,))
 
 
@@ -52,6 +64,48 @@ def _answer(path: str) -> None:
     events.guarded(_let_loops_come_round, "the event loops at the end of the page")()
     events.guarded(endings.tell, "the end of the page")()
     events.write("last-words", token=token)
+    events.Kept.unlink(path)
+
+
+def kernel_starts(_frame: FrameType, _: Any) -> None:
+    """Listen in a kernel that another program starts."""
+    if _is_listening or not hasattr(os, "mkfifo"):
+        return
+    path = _question_to(os.getpid())
+    os.mkfifo(path, 0o600)
+    listen(path)
+    try:
+        cwd = os.getcwd()
+    except OSError:  # it was removed
+        cwd = ""
+    session = os.environ.get("JPY_SESSION_NAME", "")
+    events.write("kernel-started", cwd=events.text(cwd), session=events.text(session))
+
+
+def kernel_interrupted(frame: FrameType, _: Any) -> None:
+    """Ask a kernel for its last words before its manager ends it."""
+    manager: Any = frame.f_locals["self"]
+    pid = getattr(getattr(manager, "provisioner", None), "pid", None)
+    if type(pid) is not int or not getattr(manager, "shutting_down", False):
+        return
+    path = _question_to(pid)
+    try:
+        fd = _open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:  # not watched, one of workercheck's own, or it has ended
+        return
+    try:
+        _write(fd, f"{pid} {endings.PATIENCE:g}".encode())
+    finally:
+        _close(fd)
+    deadline = events.Kept.monotonic() + endings.PATIENCE + _ANSWERS_WITHIN
+    while _exists(path) and not endings.ends_by_itself(pid) and events.Kept.monotonic() < deadline:
+        _sleep(_POLL)
+    events.write("kernel-shutdown", child=pid)
+
+
+def _question_to(pid: int) -> str:
+    """Return the path of the pipe through which another program asks a kernel."""
+    return f"{events.folder}/question-{pid}"
 
 
 def _question(path: str) -> tuple[str, float]:

@@ -1,7 +1,8 @@
 """The file and the line of the reader's code, as the reader knows them.
 
 What the interpreter knows code by is not always its file: a script has the path with which it was
-called, an example in a docstring a name that `doctest` made. Looked up once for each place.
+called, an example in a docstring a name that `doctest` made, the text under a magic of IPython a
+name that the magic made. Looked up once for each place.
 
 Only the standard library is imported. Nothing here may raise.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DOCTEST = "<doctest "
 """The beginning of the file name of an example of `doctest`."""
 
+_TIMED = "<timed exec>"
 _EXAMPLE = re.compile(r"<doctest .*\[(\d+)\]>")
 
 # Kept from before a test suite or a page can replace them.
@@ -34,9 +36,25 @@ def position(frame: FrameType) -> tuple[str, int]:
     file, line = frame.f_code.co_filename, frame.f_lineno or 0
     if file.startswith(DOCTEST):
         file, line = _in_docstring(frame) or (file, line)
+    elif file.startswith("<"):
+        file, line = _in_cell(frame) or (file, line)
     if not _isabs(file) and _isfile(path := _join(_cwd, file)):
         file = path
     return file, line
+
+
+def _in_cell(frame: FrameType) -> tuple[str, int] | None:
+    """Return the position in a cell of text that a magic of IPython runs, ``%%time`` for one."""
+    is_below, caller = False, frame.f_back
+    while caller is not None and caller.f_globals is not frame.f_globals:
+        is_below = is_below or caller.f_code.co_name == "run_cell_magic"
+        caller = caller.f_back
+    if caller is None or caller.f_code.co_filename.startswith("<") or frame.f_back is caller:
+        return None
+    line = caller.f_lineno or 0
+    if is_below and frame.f_code.co_filename == _TIMED:  # other magics put lines of theirs before
+        line += frame.f_lineno or 0
+    return caller.f_code.co_filename, line
 
 
 def _in_docstring(frame: FrameType) -> tuple[str, int] | None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from workercheck.evidence import records as ev
 from workercheck.judge import wording
 from workercheck.judge.steps import EXPECT_WORKER_ERROR, HandOut, HandOuts
+from workercheck.run.notebooks import NotebookLine, Notebooks
 
 _NO_TAGS: frozenset[str] = frozenset()
 _EXPECTING = frozenset({EXPECT_WORKER_ERROR})
 
 
-def hand_outs(events: Sequence[ev.Event], cwd: Path) -> HandOuts:
+def hand_outs(events: Sequence[ev.Event], cwd: Path, notebooks: Notebooks) -> HandOuts:
     """Return the lines that handed work out.
 
     Parameters
@@ -23,8 +24,11 @@ def hand_outs(events: Sequence[ev.Event], cwd: Path) -> HandOuts:
         The evidence of a command, whole or so far.
     cwd
         The folder in which it ran, from which paths are told.
+    notebooks
+        Those that it may have run.
     """
-    locator = _Locator(events, cwd)
+    notebooks.learn(events)
+    locator = _Locator(events, cwd, notebooks)
     return HandOuts(
         (e for e in events if isinstance(e, ev.Place)),
         locator.locate,
@@ -33,8 +37,9 @@ def hand_outs(events: Sequence[ev.Event], cwd: Path) -> HandOuts:
 
 
 class _Locator:
-    def __init__(self, events: Sequence[ev.Event], cwd: Path) -> None:
+    def __init__(self, events: Sequence[ev.Event], cwd: Path, notebooks: Notebooks) -> None:
         self.cwd = cwd
+        self.notebooks = notebooks
         # A test may watch a command: that is no test of the command's.
         self.around = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         self.programs = {
@@ -45,11 +50,34 @@ class _Locator:
     def locate(self, place: ev.Place) -> HandOut | None:
         if not place.file:
             return None
-        source = self._shown(place.file)
         # A worker may live on from an earlier test, whose name it inherited.
         test = place.test if place.pid in self.programs and place.test != self.around else None
         tags = _EXPECTING if test in self.marked else _NO_TAGS
+        line = self.notebooks.line_of(place)
+        if line is not None:
+            return self._in_notebook(line, test, tags)
+        folder = self.notebooks.folder_of(place)
+        if folder is not None:
+            number = f"the cell that ran as [{place.number}]" if place.number else "a cell"
+            label = f"line {place.line} of {number}"
+            source = self._shown(folder)
+            return HandOut(line=0, tags=tags, label=label, source=source, docname=test or source)
+        source = self._shown(place.file)
         return HandOut(line=place.line, tags=tags, source=source, docname=test or source)
+
+    def _in_notebook(self, at: NotebookLine, test: str | None, tags: frozenset[str]) -> HandOut:
+        source = self._shown(str(at.path))
+        # A test may be for one cell only: the first of them starts the kernel of all.
+        is_whole = test is not None and test.endswith(".ipynb")
+        alike = f" (or {self._shown(str(at.alike))}, which has the same)" if at.alike else ""
+        return HandOut(
+            line=at.line,
+            tags=tags | at.tags,
+            label=f"code cell {at.cell + 1}, line {at.line_of_cell}, {at.text!r}{alike}",
+            source=source,
+            docname=test if test is not None and is_whole else source,
+            cell=at.cell,
+        )
 
     def of_test(self, e: ev.MarkedTest) -> HandOut:
         """Return the line at which a marked test begins."""

@@ -12,7 +12,7 @@ from workercheck.evidence import records as ev
 from workercheck.judge import rules
 from workercheck.judge.finding import Finding
 from workercheck.judge.history import History
-from workercheck.judge.steps import step_at
+from workercheck.judge.steps import HandOuts, step_at
 from workercheck.report import command as report_of
 from workercheck.report import record
 from workercheck.report.record import PageReport, Report
@@ -20,6 +20,7 @@ from workercheck.report.told import Told
 from workercheck.run.command import CommandRun, run_command
 from workercheck.run.environment import environment as describe_environment
 from workercheck.run.locate import hand_outs
+from workercheck.run.notebooks import Notebooks
 
 
 def main(
@@ -48,11 +49,15 @@ def main(
         watched, else 0; 2 also when the command cannot be started.
     """
     cwd = Path.cwd()
+    notebooks = Notebooks(command, cwd)
 
-    told = Told(lambda events: report_of.of_command(command, hand_outs(events, cwd), events, {}))
+    def steps_of(events: Sequence[ev.Event]) -> HandOuts:
+        return hand_outs(events, cwd, notebooks)
+
+    told = Told(lambda events: report_of.of_command(command, steps_of(events), events, {}))
 
     def has_failed(events: list[ev.Event]) -> bool:
-        steps = hand_outs(events, cwd)
+        steps = steps_of(events)
         return any(
             not (finding.expected or told.knows(step_at(steps.cells, finding.cell), finding))
             for finding in rules.lost(History(steps, events))
@@ -68,7 +73,7 @@ def main(
         where = exc.filename or command[0]
         print(f"workercheck: cannot run {where}: {exc.strerror or exc}", file=sys.stderr)
         return 127 if isinstance(exc, FileNotFoundError) else 126
-    found = _report(run, cwd)
+    found = _report(run, cwd, steps_of(run.events))
     rest = told.rest(found)
     _show(found, rest, run, form, formats)
     if not save(found):
@@ -87,14 +92,14 @@ def _is_watched(run: CommandRun) -> bool:
     return any(isinstance(event, ev.ProcessStarted) for event in run.events)
 
 
-def _report(run: CommandRun, cwd: Path) -> Report:
+def _report(run: CommandRun, cwd: Path, steps: HandOuts) -> Report:
     started = [e for e in run.events if isinstance(e, ev.ProcessStarted)]
     environment = dc.asdict(describe_environment(cwd))
     if started:  # the command may have an environment of its own
         environment["python"] = started[0].python
     if not started:
         return report_of.not_watched(run.argv, environment)
-    return report_of.of_command(run.argv, hand_outs(run.events, cwd), run.events, environment)
+    return report_of.of_command(run.argv, steps, run.events, environment)
 
 
 def _show(

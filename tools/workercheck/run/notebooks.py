@@ -1,0 +1,262 @@
+"""Find the notebook, the cell and the line behind code that ran in a kernel of a command.
+
+Of a cell that runs, its kernel knows the text only, and ipykernel names its code by a hash of the
+text. So the cells of the notebooks that the command may have run are hashed in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from workercheck.evidence import records as ev
+
+_NAME = re.compile(r"[/\\]ipykernel_(\d+)[/\\](\d+)\.py$")
+"""The file name that ipykernel gives the code of a cell: pid of the kernel, hash of the text."""
+_SEED = 0xC70F6907
+_MULTIPLIER = 0x5BD1E995
+_PASSED_OVER = {"node_modules", "site-packages"}
+
+
+@dc.dataclass(frozen=True, slots=True)
+class NotebookLine:
+    """A line of a code cell."""
+
+    path: Path
+    cell: int
+    """0-based, among the code cells that have something to run."""
+    line: int
+    """1-based, in the file."""
+    line_of_cell: int
+    text: str
+    tags: frozenset[str]
+    alike: Path | None
+    """Another notebook with the same cell, where nothing tells which of the two ran."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _Cell:
+    index: int
+    lines: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """The line of the file for each line of the cell."""
+    tags: frozenset[str]
+    above: int = 0
+    """How many lines of it come before the text that runs."""
+
+
+class Notebooks:
+    """The notebooks that a command may run.
+
+    Parameters
+    ----------
+    argv
+        The command.
+    cwd
+        The folder in which it runs.
+    """
+
+    def __init__(self, argv: Sequence[str], cwd: Path) -> None:
+        self._cwd = cwd
+        self._started = time.time()
+        self._arguments = list(_notebooks_among(argv))
+        self._kernels: dict[int, ev.KernelStarted] = {}
+        self._hashes: dict[int, set[int]] = {}
+        """By the pid of a kernel: which cells have handed work out."""
+        self._read: dict[Path, tuple[int, dict[int, list[_Cell]]]] = {}
+        """By path: when it was written last, and its cells by their hashes."""
+        self._project: list[Path] = []
+        self._looked_for: set[int] = set()
+        """Hashes of cells for which the whole project was looked through."""
+
+    def learn(self, events: Sequence[ev.Event]) -> None:
+        """Take from a command's events, whole or so far, what tells its notebooks apart."""
+        for event in events:
+            if isinstance(event, ev.KernelStarted):
+                self._kernels[event.pid] = event
+            elif isinstance(event, ev.Place) and (match := _NAME.search(event.file)):
+                self._hashes.setdefault(int(match[1]), set()).add(int(match[2]))
+            elif isinstance(event, ev.ProcessStarted):
+                new = [w for w in _notebooks_among(event.argv) if w not in self._arguments]
+                self._arguments += new
+
+    def line_of(self, place: ev.Place) -> NotebookLine | None:
+        """Return the line at which a place stands, None for code of no known notebook."""
+        match = _NAME.search(place.file)
+        if match is None:
+            return None
+        kernel, hash_of_cell = int(match[1]), int(match[2])
+        found = self._with(hash_of_cell, self._near(kernel, place.test))
+        found = found or self._with(hash_of_cell, self._far(hash_of_cell))
+        if not found:
+            return None
+        ranks = sorted((self._rank(path, kernel, place.test), path) for path in found)
+        path = ranks[0][1]
+        alike = ranks[1][1] if ranks[1:] and ranks[1][0] == ranks[0][0] else None
+        cells = self._cells(path)[hash_of_cell]
+        # Cells with one text are told apart by how many ran before.
+        cell = min(cells, key=lambda cell: abs(cell.index + 1 - (place.number or 0)))
+        at = min(max(place.line, 1) + cell.above, len(cell.lines)) - 1
+        # A magic may drop empty lines at the beginning of its text.
+        at = next((i for i in range(at, len(cell.lines)) if cell.lines[i].strip()), at)
+        return NotebookLine(
+            path=path,
+            cell=cell.index,
+            line=cell.numbers[at],
+            line_of_cell=at + 1,
+            text=cell.lines[at].strip(),
+            tags=cell.tags,
+            alike=alike,
+        )
+
+    def folder_of(self, place: ev.Place) -> str | None:
+        """Return the folder of the kernel of a cell of no known notebook, None outside a kernel."""
+        match = _NAME.search(place.file)
+        if match is None:
+            return None
+        kernel = self._kernels.get(int(match[1]))
+        return (kernel.cwd if kernel is not None else "") or str(self._cwd)
+
+    def _near(self, kernel: int, test: str | None) -> list[Path]:
+        """Return the notebooks that are looked into first."""
+        started = self._kernels.get(kernel)
+        folders = [self._cwd] + ([Path(started.cwd)] if started is not None else [])
+        words = [*self._named(kernel, test), *self._arguments]
+        paths = [folder / word for folder in folders for word in words]
+        paths += [path for folder in folders[1:] for path in sorted(folder.glob("*.ipynb"))]
+        return list(dict.fromkeys(Path(os.path.normpath(path)) for path in paths))
+
+    def _far(self, hash_of_cell: int) -> list[Path]:
+        """Return all notebooks of the project, which are looked for once for each cell."""
+        if hash_of_cell not in self._looked_for:
+            self._looked_for.add(hash_of_cell)
+            self._project = list(_below(self._cwd))
+        return self._project
+
+    def _named(self, kernel: int, test: str | None) -> list[str]:
+        """Return the paths by which the host of a kernel names its notebook."""
+        started = self._kernels.get(kernel)
+        words = [(test or "").partition("::")[0], started.session if started is not None else ""]
+        return list(_notebooks_among(words))
+
+    def _rank(self, path: Path, kernel: int, test: str | None) -> tuple[float, ...]:
+        """Return what is least for the likeliest of several notebooks with the same cell."""
+        started = self._kernels.get(kernel)
+        cells = self._cells(path)
+        given = [i for i, word in enumerate(self._arguments) if _ends_with(path, word)]
+        return (
+            not any(_ends_with(path, word) for word in self._named(kernel, test)),
+            -len(self._hashes.get(kernel, set()) & cells.keys()),
+            given[0] if given else len(self._arguments),
+            started is not None and path.parent != Path(started.cwd),
+            self._read[path][0] / 1e9 > self._started,  # an output of the command
+        )
+
+    def _with(self, hash_of_cell: int, paths: Sequence[Path]) -> list[Path]:
+        return [path for path in paths if hash_of_cell in self._cells(path)]
+
+    def _cells(self, path: Path) -> dict[int, list[_Cell]]:
+        try:
+            modified = path.stat().st_mtime_ns
+        except OSError:
+            return {}
+        known = self._read.get(path)
+        if known is None or known[0] != modified:
+            known = self._read[path] = modified, _by_hash(path)
+        return known[1]
+
+
+def _notebooks_among(words: Sequence[str]) -> Iterator[str]:
+    return (word for word in words if word.endswith(".ipynb"))
+
+
+def _ends_with(path: Path, word: str) -> bool:
+    """Tell whether a path is the one that a word means, from whatever folder."""
+    parts = Path(os.path.normpath(word)).parts
+    parts = tuple(part for part in parts if part != "..")
+    return path.parts[-len(parts) :] == parts
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _PASSED_OVER)
+        yield from (Path(parent, file) for file in sorted(files) if file.endswith(".ipynb"))
+
+
+def _by_hash(path: Path) -> dict[int, list[_Cell]]:
+    """Read the cells of a notebook; what is none has no cells."""
+    found: dict[int, list[_Cell]] = {}
+    try:
+        text = path.read_text("utf-8")
+        cells = json.loads(text)["cells"]
+        sources = [_source(cell) for cell in cells]
+        begins = _begins(text, len(cells))
+        index = 0
+        for cell, source, begin, end in zip(cells, sources, begins, begins[1:], strict=False):
+            if cell["cell_type"] == "code" and source.strip():
+                lines = tuple(source.splitlines())
+                numbers = tuple(_numbers(text, begin, end, lines))
+                tags = frozenset(map(str, cell.get("metadata", {}).get("tags", ())))
+                whole = _Cell(index, lines, numbers, tags)
+                found.setdefault(cell_hash(source), []).append(whole)
+                if source.startswith("%%"):  # a magic may run the rest as a cell of its own
+                    rest = source.partition("\n")[2].rstrip("\n") + "\n"
+                    under = dc.replace(whole, above=1)
+                    found.setdefault(cell_hash(rest), []).append(under)
+                index += 1
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return found
+
+
+def _source(cell: Any) -> str:
+    source = cell["source"]
+    return source if isinstance(source, str) else "".join(source)
+
+
+def _begins(text: str, count: int) -> list[int]:
+    """Return where each cell begins in the file, and where it ends."""
+    # Within a text the quotes are escaped, so that this matches keys only.
+    begins = [match.start() for match in re.finditer(r'(?<!\\)"cell_type"\s*:', text)]
+    if len(begins) != count:
+        begins = [0] * count
+    return [*begins, len(text)]
+
+
+def _numbers(text: str, begin: int, end: int, lines: Sequence[str]) -> list[int]:
+    """Return the line of the file for each line of a cell: that of the cell, where all are one."""
+    for match in re.compile(r'(?<!\\)"source"\s*:\s*\[\s*').finditer(text, begin, end):
+        first = text.count("\n", 0, match.end())
+        in_file = text[match.end() : end].splitlines()[: len(lines)]
+        if [_unquoted(line) for line in in_file] == list(lines):
+            return [first + 1 + i for i in range(len(lines))]
+    return [text.count("\n", 0, begin) + 1] * len(lines)
+
+
+def _unquoted(line: str) -> str | None:
+    try:
+        return str(json.loads(line.strip().rstrip(","))).rstrip("\r\n")
+    except ValueError:
+        return None
+
+
+def cell_hash(source: str) -> int:
+    """Return the hash of a cell's text by which ipykernel names its code: MurmurHash2."""
+    data = source.encode()
+    value = _SEED ^ len(data)
+    whole = len(data) & ~3
+    for i in range(0, whole, 4):
+        k = int.from_bytes(data[i : i + 4], "little") * _MULTIPLIER & 0xFFFFFFFF
+        k = (k ^ k >> 24) * _MULTIPLIER & 0xFFFFFFFF
+        value = value * _MULTIPLIER & 0xFFFFFFFF ^ k
+    if whole < len(data):
+        rest = int.from_bytes(data[whole:], "little")
+        value = (value ^ rest) * _MULTIPLIER & 0xFFFFFFFF
+    value = (value ^ value >> 13) * _MULTIPLIER & 0xFFFFFFFF
+    return value ^ value >> 15
