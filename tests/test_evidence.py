@@ -56,7 +56,7 @@ def sent(fingerprint, place, reply_to):
     global ring, offsets
     if ring is None:
         ring, offsets = mapped.map_sent()
-    mapped.pack_record(ring, next(offsets), fingerprint, place, reply_to, time.time_ns())
+    mapped.pack_record(ring, next(offsets), fingerprint, place, reply_to, events.Kept.clock_ns())
 
 def message_of(doing):
     return mapped.DOING_HEAD.unpack_from(doing)[1]
@@ -114,7 +114,7 @@ def test_line_without_an_end_waits_and_is_damage_at_last(evidence: Evidence) -> 
     evidence.file.write_bytes(whole + whole[:20])
     assert ["shutdown-started"] == kinds(evidence.read())
     assert ["shutdown-started", "damaged"] == kinds(evidence.read(final=True))
-    evidence.append(ev.Finished, seconds=1.0, language="python")
+    evidence.append(ev.Finished, date=0.0, seconds=1.0, language="python")
     assert ["shutdown-started", "damaged", "finished"] == kinds(evidence.read())
 
 
@@ -153,7 +153,7 @@ def test_line_that_is_no_event_is_damage(evidence: Evidence, line: str) -> None:
 
 def test_events_with_the_right_types_are_none(evidence: Evidence) -> None:
     evidence.append(ev.CellStarted, cell=0)
-    evidence.append(ev.Finished, seconds=1, language="python")
+    evidence.append(ev.Finished, date=0.0, seconds=1, language="python")
     assert [] == damages(evidence.read(final=True))
 
 

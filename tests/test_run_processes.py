@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from runs import execute, of, page
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
-from workercheck.run import interpreters, reaper
+from workercheck.run import clock, interpreters, reaper
 from workercheck.run.page import Page
 from workercheck.run.processes import ProcessTree, is_alive
 from workercheck.run.side_by_side import Run
@@ -153,7 +153,7 @@ DETACHED = {
 
 @pytest.mark.parametrize("how", DETACHED)
 def test_process_without_the_variable_is_found_and_ended(run, sleep: str, how: str) -> None:
-    started = time.time()
+    started = clock.now()
     done = run("1", DETACHED[how].format(sleep=sleep))
     (pid,) = [
         int(output.text) for output in done.notebook.cells[1].outputs if output.name == "stdout"
@@ -186,7 +186,7 @@ def test_process_without_the_variable_is_not_found_by_the_variable(tmp_path: Pat
         start_new_session=True,
     ) as parent:
         tree = ProcessTree(tmp_path)
-        tree.begin(parent.pid, time.time())
+        tree.begin(parent.pid)
         assert parent.stdout is not None
         parent.stdout.readline()
         seen = {process.pid for process in tree.look()}
@@ -203,14 +203,13 @@ def test_process_without_the_variable_is_not_found_by_the_variable(tmp_path: Pat
 
 
 def test_stranger_that_an_event_names_is_left_alone(tmp_path: Path) -> None:
+    tree = ProcessTree(tmp_path)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
-        time.sleep(0.1)
-        tree = ProcessTree(tmp_path)
         started = ev.ChildStarted(
-            pid=1, time=time.time(), child=stranger.pid, place=0, target=None, argv=[], owned=True
+            pid=1, time=clock.now(), child=stranger.pid, place=0, target=None, argv=[], owned=True
         )
         # Its pid was another one's, before it began.
-        old = psutil.Process(stranger.pid).create_time() - 5
+        old = clock.born(psutil.Process(stranger.pid)) - 5
         tree.learn([ev.ChildStarted(**{**fields(started), "time": old})])
         tree.learn([ev.ChildStarted(**{**fields(started), "child": 1})])
         assert [] == tree.look()
@@ -225,16 +224,28 @@ def fields(event: ev.ChildStarted) -> dict[str, object]:
                                                     "argv", "owned")}  # fmt: skip
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, only the clock on the wall tells")
+def test_events_and_births_are_timed_by_one_clock_that_nobody_can_set(run) -> None:
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    done = run("import subprocess, sys, time\nsubprocess.run([sys.executable, '-c', ''])")
+    after = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before < done.events[0].time < done.events[-1].time < after
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        began = clock.born(psutil.Process(child.pid))
+        child.communicate(b"\n")
+    assert after - 0.1 < began < time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def test_process_is_alive_only_under_the_pid_it_had_then() -> None:
     own = psutil.Process()
-    assert is_alive(own.pid, time.time())
-    assert not is_alive(own.pid, own.create_time() - 3)
-    assert not is_alive(10**12, time.time())
+    assert is_alive(own.pid, clock.now())
+    assert not is_alive(own.pid, clock.born(own) - 3)
+    assert not is_alive(10**12, clock.now())
     child = subprocess.Popen([sys.executable, "-c", ""])
     deadline = time.monotonic() + 30
-    while is_alive(child.pid, time.time()) and time.monotonic() < deadline:
+    while is_alive(child.pid, clock.now()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not is_alive(child.pid, time.time())  # a zombie
+    assert not is_alive(child.pid, clock.now())  # a zombie
     child.wait()
 
 

@@ -46,7 +46,7 @@ class _File:
     kind: str
     pid: int
     ns: int
-    """When the process made it, in nanoseconds since the epoch."""
+    """When the process made it, in nanoseconds of the clock of the events."""
     path: str
 
     def read(self) -> bytes:
@@ -93,7 +93,7 @@ class MappedFiles:
         fingerprints
             Of the messages.
         before
-            Nanoseconds since the epoch: what was sent later is another message.
+            Nanoseconds of the clock of the events: what was sent later is another message.
         near
             The pids from which the message most likely came.
         """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ class Evidence:
 
     def append(self, cls: type[Event], **fields: Any) -> None:
         """Write an event seen from outside the page's processes."""
-        line = dumps(cls(pid=os.getpid(), time=time.time(), **fields)).encode("ascii")
+        line = dumps(cls(pid=os.getpid(), time=_events.Kept.clock(), **fields)).encode("ascii")
         self._own.append(line)
         try:
             fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | CAREFULLY)
@@ -208,7 +207,7 @@ class Evidence:
         """Note, once, that evidence was lost."""
         if not self._is_damaged:
             self._is_damaged = True
-            self._events.append(Damaged(pid=0, time=time.time(), reason=reason))
+            self._events.append(Damaged(pid=0, time=_events.Kept.clock(), reason=reason))
 
     def _not_explained(self) -> set[_Wanted]:
         events = self._events[self._explained :]

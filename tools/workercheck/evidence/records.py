@@ -20,7 +20,7 @@ class Event:
     event: ClassVar[str]
     pid: int
     time: float
-    """Seconds since the epoch, by the clock of the process that wrote it."""
+    """Seconds since the machine's start where the system tells them, else since the epoch."""
 
 
 # --- written by the recorder, inside a process of the run ----------------------------------------
@@ -378,7 +378,7 @@ class Leftover(Event):
     """The processes above it while the run went on, the nearest first."""
     command: str
     born: float
-    """Seconds since the epoch."""
+    """When it began, by the clock of the events."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,6 +386,8 @@ class Finished(Event):
     """The run is over, and the evidence complete."""
 
     event: ClassVar[str] = "finished"
+    date: float
+    """When it was over, in seconds since the epoch."""
     seconds: float
     language: str
     """The language of the kernel, as it says itself; only Python can be watched."""

@@ -18,7 +18,7 @@ from workercheck.judge.steps import Step, Steps, step_at
 _E = TypeVar("_E", bound=ev.Event)
 
 _MPI = "mpi4py.futures"
-_BIRTH_ERROR = 0.5
+_BIRTH_ERROR = 0.02
 """Seconds by which the system's word on when a process began may be wrong."""
 
 _ENDING = (1, 2, 3, 6, 9, 10, 12, 14, 15)

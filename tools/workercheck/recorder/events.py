@@ -6,6 +6,7 @@ of every interpreter of a run. Nothing here may raise.
 
 import os
 import time
+from _functools import partial as _partial  # type: ignore[import-not-found]
 
 try:
     from _json import encode_basestring_ascii as _quote
@@ -38,6 +39,13 @@ forked = False
 """Whether this process began as a copy of another."""
 
 
+IS_BOOT_CLOCK = hasattr(time, "CLOCK_BOOTTIME") and os.path.exists("/proc/self/stat")
+"""Whether events tell the time since the machine's start, as the system does of its processes.
+
+The clock on the wall may be set back while a page runs, by an hour or by a test.
+"""
+
+
 class Kept:
     """Functions of the system as they are, from before a test suite or a page can replace them.
 
@@ -46,7 +54,14 @@ class Kept:
     """
 
     open, write, close, unlink, getpid = os.open, os.write, os.close, os.unlink, os.getpid
-    time, time_ns, monotonic = time.time, time.time_ns, time.monotonic
+    monotonic = time.monotonic
+    clock: "Callable[[], float]"
+    clock_ns: "Callable[[], int]"
+    if IS_BOOT_CLOCK:
+        clock = _partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+        clock_ns = _partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+    else:
+        clock, clock_ns = time.time, time.time_ns
 
 
 # Without waiting for the other end of a pipe that somebody has put in the place of the file.
@@ -57,7 +72,7 @@ _failed: "set[str]" = set()
 def write(event: str, **fields: "Any") -> None:
     """Append one event: one line, one write, so that lines of several processes never mix."""
     try:
-        fields = {"event": event, "pid": Kept.getpid(), "time": Kept.time(), **fields}
+        fields = {"event": event, "pid": Kept.getpid(), "time": Kept.clock(), **fields}
         line = _dumps(fields).encode("ascii") + b"\n"
         # Opened for each event: a descriptor kept open can be closed by the page, and its
         # number given to a file of the page's own.

@@ -28,7 +28,7 @@ DOING_SIZE = 4096
 
 SENT_RECORD = Struct("<QQQQ")
 """The fingerprint of a message, its place, the fingerprint of the message that it answers, and when
-it was made, in nanoseconds since the epoch."""
+it was made, in nanoseconds of the clock of the events."""
 SENT_COUNT = 2048
 """Records in the ring."""
 
@@ -93,7 +93,7 @@ def _map(name: str, size: int) -> "Any":
     try:
         import mmap
 
-        path = events.folder + "/%s-%d-%d" % (name, _Kept.getpid(), _Kept.time_ns())
+        path = events.folder + "/%s-%d-%d" % (name, _Kept.getpid(), _Kept.clock_ns())
         fd = _Kept.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             # Written, not truncated: a sparse page on a full disk would raise SIGBUS.

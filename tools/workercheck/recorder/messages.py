@@ -349,7 +349,7 @@ def _note_sent(message: "Any", caller: "FrameType | None", thing: "Any") -> None
         _crc32(message) << 32 | size or 1 if size <= _SHORT else _mapped.fingerprint(message),
         place,
         reply_to,
-        _Kept.time_ns(),
+        _Kept.clock_ns(),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from workercheck.evidence import records as ev
 from workercheck.judge.history import History
 from workercheck.report import record as report
 from workercheck.report.record import PageReport, Report
@@ -36,9 +37,9 @@ def describe(reported: PageReport, page: Page, history: History) -> None:
     history
         What the evidence of its run tells, this build's or a cached one's.
     """
-    # The last event: that the run is over, or that evidence was lost.
-    ended = datetime.datetime.fromtimestamp(history.events[-1].time, datetime.UTC)
-    reported.ended = ended.strftime("%Y-%m-%dT%H:%M:%SZ")
+    for finished in history.of(ev.Finished)[-1:]:
+        ended = datetime.datetime.fromtimestamp(finished.date, datetime.UTC)
+        reported.ended = ended.strftime("%Y-%m-%dT%H:%M:%SZ")
     kernel = history.kernel
     reported.python = kernel.python if kernel is not None else ""
     # What is installed for another interpreter, nobody here can tell.

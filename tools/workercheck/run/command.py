@@ -108,7 +108,7 @@ class _Command:
     def run(self) -> CommandRun:
         started = time.monotonic()
         self.program.start(self.argv, os.environ | self.evidence.environ)
-        self.watch.tree.begin(self.program.pid, time.time())
+        self.watch.tree.begin(self.program.pid)
         cut_short = ""
         try:
             while not self._wait():
@@ -129,7 +129,7 @@ class _Command:
             )
         self.evidence.read(final=True)
         seconds = time.monotonic() - started
-        self.evidence.append(ev.Finished, seconds=seconds, language="python")
+        self.evidence.append(ev.Finished, date=time.time(), seconds=seconds, language="python")
         return CommandRun(
             self.argv, self.program.status or 0, cut_short, self.evidence.read(), seconds
         )

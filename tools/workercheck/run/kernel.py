@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
@@ -110,7 +109,7 @@ class Kernel:
         environ.pop(KEY, None)  # a page signs nothing
         await client.async_start_new_kernel(env=environ, cwd=str(cwd), stdout=log, stderr=log)
         if pid := internals.kernel_pid(client):
-            self._tree.begin(pid, time.time())
+            self._tree.begin(pid)
         await client.async_start_new_kernel_client()
         assert client.kc is not None
         reply = await client.async_wait_for_reply(client.kc.kernel_info())

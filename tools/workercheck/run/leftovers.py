@@ -10,7 +10,7 @@ import psutil
 
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
-from workercheck.run import interpreters
+from workercheck.run import clock, interpreters
 from workercheck.run.processes import ProcessTree
 
 GONE_WITHIN = 5.0
@@ -60,7 +60,7 @@ async def end_all(
                         child=process.pid,
                         parents=tree.parents(process.pid),
                         command=command,
-                        born=tree.born(process),
+                        born=clock.born(process),
                     )
         if not left:
             break

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses as dc
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 from workercheck.evidence import records as ev
-from workercheck.run import reaper
+from workercheck.run import clock, reaper
 
-_CLOCK_ERROR = 1.5
+_CLOCK_ERROR = 0.1
 """Seconds by which the time may be wrong at which a process began: the system rounds."""
 
 
@@ -33,8 +32,7 @@ class ProcessTree:
     def __init__(self, folder: Path) -> None:
         self.kernel: psutil.Process | None = None
         self._folder = folder
-        self._since = time.time()
-        self._correction = 0.0
+        self._since = clock.now()
         self._members: dict[int, psutil.Process] = {}
         self._strangers: set[int] = set()
         self._sessions: set[int] = set()
@@ -42,20 +40,11 @@ class ProcessTree:
         self._named: dict[int, float] = {}
         """When an event named a process, by its pid."""
 
-    def begin(self, pid: int, spawned: float) -> None:
-        """Note the kernel.
-
-        Parameters
-        ----------
-        pid
-            Its pid.
-        spawned
-            When it began, in seconds since the epoch.
-        """
+    def begin(self, pid: int) -> None:
+        """Note the kernel, by its pid."""
         with contextlib.suppress(psutil.Error):
             self.kernel = psutil.Process(pid)
             self._members[pid] = self.kernel
-            self._correction = spawned - self.kernel.create_time()
 
     @property
     def kernel_has_ended(self) -> bool:
@@ -115,14 +104,10 @@ class ProcessTree:
             found.append(pid)
         return found
 
-    def born(self, process: psutil.Process) -> float:
-        """Return when a process began, in seconds since the epoch."""
-        return process.create_time() + self._correction
-
     def _belongs(self, seen: _Seen) -> bool:
         """Tell whether a process, seen for the first time, is one of the run."""
         parent = self._members.get(seen.ppid)
-        if parent is not None and parent.create_time() <= seen.process.create_time():
+        if parent is not None and clock.born(parent) <= seen.born:
             self._parents[seen.process.pid] = seen.ppid
             return True
         if seen.session not in self._sessions:
@@ -134,8 +119,8 @@ class ProcessTree:
         for pid in pids & self._named.keys() - self._members.keys():
             seen = _see(pid)
             # Another process may have the pid now, or in the container that the event is from.
-            if seen is not None and self._since - _CLOCK_ERROR <= seen.process.create_time() <= (
-                self._named[pid] + 0.5 - self._correction
+            if seen is not None and self._since - _CLOCK_ERROR <= seen.born <= (
+                self._named[pid] + _CLOCK_ERROR
             ):
                 self._members[pid] = seen.process
 
@@ -152,6 +137,7 @@ class _Seen:
     """A process that has not ended."""
 
     process: psutil.Process
+    born: float
     ppid: int
     session: int
 
@@ -159,7 +145,7 @@ class _Seen:
 def is_alive(pid: int, moment: float) -> bool:
     """Tell whether the process still runs that had a pid at a time."""
     seen = _see(pid)
-    return seen is not None and seen.process.create_time() <= moment + _CLOCK_ERROR
+    return seen is not None and seen.born <= moment + _CLOCK_ERROR
 
 
 def _see(pid: int) -> _Seen | None:
@@ -169,7 +155,7 @@ def _see(pid: int) -> _Seen | None:
         with process.oneshot():
             if process.status() == psutil.STATUS_ZOMBIE:
                 return None
-            return _Seen(process, process.ppid(), _session(pid))
+            return _Seen(process, clock.born(process), process.ppid(), _session(pid))
     except (psutil.Error, OverflowError, ValueError):
         return None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from workercheck.recorder import events as _events
+from workercheck.run import clock
 
 PATIENCE = 10.0
 """Seconds for which processes are looked for that a dying page may still start."""
@@ -55,12 +56,12 @@ def processes_below(folder: Path, *, since: float = 0.0) -> list[psutil.Process]
     folder
         The folder of the page's evidence, or one above it.
     since
-        Seconds since the epoch; older processes are not looked at.
+        Seconds of the clock of the events; older processes are not looked at.
     """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.create_time() >= since - 1 and process.status() != psutil.STATUS_ZOMBIE:
+            if clock.born(process) >= since - 1 and process.status() != psutil.STATUS_ZOMBIE:
                 evidence = process.environ().get(_events.ENV)
                 if evidence and (path := Path(evidence)) and folder in (path, *path.parents):
                     found.append(process)

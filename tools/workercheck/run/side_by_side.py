@@ -224,7 +224,7 @@ async def _run(
         evidence.read(final=True)
         seconds = time.monotonic() - underway.started
         language = notebook.metadata.get("language_info", {}).get("name", "python")
-        evidence.append(ev.Finished, seconds=seconds, language=language)
+        evidence.append(ev.Finished, date=time.time(), seconds=seconds, language=language)
         events = evidence.read()
         return Run(page, notebook, events, seconds, sources.ran(events))
     finally:

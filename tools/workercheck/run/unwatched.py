@@ -6,7 +6,6 @@ import contextlib
 import dataclasses as dc
 import os
 import re
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import events as _events
-from workercheck.run import interpreters
+from workercheck.run import clock, interpreters
 from workercheck.run.leftovers import is_tracker
 from workercheck.run.processes import ProcessTree, is_alive
 
@@ -43,7 +42,7 @@ class Program:
 
     pid: int
     moment: float
-    """When it ran, in seconds since the epoch."""
+    """When it ran, in seconds of the clock of the events."""
     argv: list[str]
 
 
@@ -52,9 +51,7 @@ class _Silent:
     """A Python process of the kernel's environment that has not said that it watches."""
 
     since: float
-    """When it was seen first, as `time.monotonic` counts."""
-    moment: float
-    """The same, in seconds since the epoch."""
+    """When it was seen first, in seconds of the clock of the events."""
     argv: list[str]
     is_copy: bool
     """Whether its command is its parent's: so is that of a process about to become a program."""
@@ -64,7 +61,7 @@ class _Silent:
     @property
     def is_starting(self) -> bool:
         patience = STARTS_WITHIN if self.will_watch else UNWATCHED_AFTER
-        return time.monotonic() - self.since < patience
+        return clock.now() - self.since < patience
 
 
 class UnwatchedProcesses:
@@ -126,7 +123,7 @@ class UnwatchedProcesses:
             silent.is_starting
             and pid not in self._told
             and not self._is_watched(pid, silent.argv)
-            and is_alive(pid, silent.moment)
+            and is_alive(pid, silent.since)
             for pid, silent in self._silent.items()
         )
 
@@ -134,7 +131,7 @@ class UnwatchedProcesses:
         """Return the programs that have ended: whatever they had to say is written by now."""
         seen = [Program(e.child, e.time, e.argv) for e in self._programs]
         seen += [
-            Program(pid, silent.moment, silent.argv)
+            Program(pid, silent.since, silent.argv)
             for pid, silent in self._silent.items()
             if not silent.is_copy
         ]
@@ -185,7 +182,7 @@ class UnwatchedProcesses:
         if executable is None or self._is_of_another_run(process):
             return
         environment = interpreters.environment_of(executable)
-        now = time.monotonic()
+        now = clock.now()
         if environment != self._environment:
             # At the second look: one that is about to become a program looks like a forked one.
             if self._has_workers(process, argv, processes) and (
@@ -201,7 +198,7 @@ class UnwatchedProcesses:
                 and process.environ().get(_events.ENV) == str(self._evidence.folder)
                 and interpreters.runs_site(argv)
             )
-            silent = _Silent(now, time.time(), argv, is_copy, will_watch)
+            silent = _Silent(now, argv, is_copy, will_watch)
         self._silent[pid] = silent
         if not silent.is_starting:
             self._tell(pid, argv)
