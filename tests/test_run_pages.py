@@ -129,7 +129,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     before = {name: (site.source / name).read_bytes() for name in NAMES}
     words = [f"source/{name}" for name in NAMES]
     first = run(site.root, *words, "--jobs", "3", "--report", "report.json")
-    second = run(site.root, *words, "--jobs", "2")
+    second = run(site.root, *words, "--jobs", "2", "--format", "github")
     assert before == {name: (site.source / name).read_bytes() for name in NAMES}
     return Both(site.root, findings, first, second)
 
@@ -176,24 +176,13 @@ def test_second_run_executes_only_what_failed(both: Both) -> None:
     assert 1 == both.second.status
     failed = ["absent.md", "nested.md", "notebook.ipynb", "red.md"]
     assert [f"source/{name}" for name in failed] == both.second.executed
-    assert "6 pages with code, 4 failed (2 from the cache, 1 failure expected)" in both.second.out
 
 
-@pytest.mark.parametrize("name", ["json", "junit", "github"])
-def test_other_formats_are_printed(both: Both, name: str) -> None:
-    done = run(both.folder, "source/absent.md", "source/green.md", "--format", name)
-    assert 1 == done.status
-    if name == "github":
-        assert done.out.startswith("::error file=source/absent.md,line=9,title=workercheck expec")
-    elif name == "junit":
-        cases = {case.get("name"): case for case in ElementTree.fromstring(done.out)}
-        assert cases["source/absent.md"].find("failure") is not None
-        assert cases["source/green.md"].find("failure") is None
-    else:
-        pages = {page["source"]: page for page in json.loads(done.out)["pages"]}
-        assert ["fail", "pass"] == [page["verdict"] for page in pages.values()]
-        assert pages["source/green.md"]["cached"]
-        assert [] != json.loads(done.out)["environment"]["packages"]
+def test_github_annotates_each_page(both: Both) -> None:
+    lines = both.second.out.splitlines()
+    assert 6 == len(lines)
+    assert lines[0].startswith("::error file=source/red.md,line=13,title=workercheck unpickle-ta")
+    assert lines[2].startswith("::notice file=source/expected.md,line=9,title=workercheck unpi")
 
 
 def test_green_page_is_executed_once_and_again_when_its_code_changes(tmp_path: Path) -> None:
@@ -217,9 +206,12 @@ def test_page_named_is_executed_whatever_outputs_are_stored(tmp_path: Path) -> N
     notebook = nbformat.read(tmp_path / "stored.ipynb", as_version=4)
     notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="stale")]
     nbformat.write(notebook, tmp_path / "stored.ipynb")
-    done = run(tmp_path, "stored.ipynb", "--timeout", "1")
+    done = run(tmp_path, "stored.ipynb", "--timeout", "1", "--format", "junit")
     assert 1 == done.status
-    assert "the cell did not end within 1 s" in done.out
+    (case,) = ElementTree.fromstring(done.out)
+    failure = case.find("failure")
+    assert ("stored.ipynb", "cell-timeout") == (case.get("name"), failure.get("type"))
+    assert "the cell did not end within 1 s" in failure.text
 
 
 def test_where_nothing_was_executed_it_cannot_tell(tmp_path: Path) -> None:
@@ -230,10 +222,14 @@ def test_where_nothing_was_executed_it_cannot_tell(tmp_path: Path) -> None:
     notebook.metadata["mystnb"] = {"execution_mode": "auto"}
     notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="stored")]
     nbformat.write(notebook, tmp_path / "stored.ipynb")
-    done = run(tmp_path, "page.md", "stored.ipynb")
+    done = run(tmp_path, "page.md", "stored.ipynb", "--format", "json")
     assert 2 == done.status
-    assert "page.md: not executed, as its header says" in done.out
-    assert "stored.ipynb: not executed, as its outputs are stored in the file" in done.out
+    report = json.loads(done.out)
+    assert [False, False] == [page["executed"] for page in report["pages"]]
+    why = {page["source"]: page["why_not_executed"] for page in report["pages"]}
+    assert why["page.md"].startswith("as its header says")
+    assert why["stored.ipynb"].startswith("as its outputs are stored in the file")
+    assert "" != report["environment"]["key"]
     assert "cannot tell: no page was executed" in done.err
 
 
