@@ -34,11 +34,12 @@ LOCKS = {
     "readers": TESTED_PYTHONS[0],
     "tests": TESTED_PYTHONS[0],
     "browser": DOCS_PYTHON,
+    "jupyter-book": DOCS_PYTHON,
     "lint": TESTED_PYTHONS[0],
     "types": TESTED_PYTHONS[0],
 }
 # These hold what the project itself depends on, too, with its extra for Sphinx.
-WITH_PROJECT = {"docs", "live", "tests", "types"}
+WITH_PROJECT = {"docs", "jupyter-book", "live", "tests", "types"}
 
 
 def environment(

@@ -14,13 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import environments
 import pytest
 from conftest import GATE, ROOT
-
-sys.path.append(str(ROOT / "tools"))
-
-import bootstrap
-import find_python
 
 PAGES = ("tutorial/tutorial.Learner1D", "tutorial/tutorial.LearnerND", "how-to/a-runner-that-fails")
 STOCK = "WITHOUT_WORKERCHECK"
@@ -29,22 +25,10 @@ BROKEN = "adaptive==1.5.0"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def install(env: Path, *arguments: str) -> None:
-    pip = [bootstrap.tool("uv"), "pip", "install", "--quiet", "--python", str(env)]
-    subprocess.run([*pip, *arguments], check=True)
-
-
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of the locked packages; the tests replace adaptive in it."""
-    env = tmp_path_factory.mktemp("pair") / "env"
-    python = str(find_python.find("3.14"))
-    subprocess.run(
-        [bootstrap.tool("uv"), "venv", "--quiet", "--python", python, str(env)], check=True
-    )
-    install(env, "--require-hashes", "--requirement", str(ROOT / "requirements" / "docs.txt"))
-    install(env, "--no-deps", "--no-build-isolation", str(ROOT))
-    return env
+    return environments.make(tmp_path_factory.mktemp("pair") / "env", "docs")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +110,7 @@ def test_locked_release_is_green_but_for_the_expected_failure(
 def test_broken_release_is_red_with_page_line_and_function(
     env: Path, source: Path, outdir: Path
 ) -> None:
-    install(env, "--no-deps", BROKEN)
+    environments.install(env, "--no-deps", BROKEN)
     done = build(env, source, outdir)
     assert 1 == done.returncode, done.stdout
     gate = judge(outdir)
@@ -143,7 +127,7 @@ def test_broken_release_is_red_with_page_line_and_function(
 def test_stock_myst_nb_publishes_the_broken_pages_in_green(
     env: Path, source: Path, tmp_path: Path
 ) -> None:
-    install(env, "--no-deps", BROKEN)
+    environments.install(env, "--no-deps", BROKEN)
     done = build(env, source, tmp_path / "html", stock=True)
     assert 0 == done.returncode, done.stdout
     assert "build succeeded" in done.stdout
@@ -153,7 +137,7 @@ def test_locked_release_is_green_again_and_nothing_is_executed(
     env: Path, source: Path, outdir: Path
 ) -> None:
     lock = str(ROOT / "requirements" / "docs.txt")
-    install(env, "--require-hashes", "--requirement", lock)
+    environments.install(env, "--require-hashes", "--requirement", lock)
     done = build(env, source, outdir, "-W", "--keep-going")
     assert 0 == done.returncode, done.stdout
     assert 0 == judge(outdir).returncode
