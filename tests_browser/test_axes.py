@@ -1,0 +1,41 @@
+"""Pictures of two variables that are measured in the same unit do not stretch one of them."""
+
+import pytest
+
+# The plots with a picture or points in them that stretch an axis, by their number on the page.
+STRETCHED = """() => {
+  const figures = (view) => [
+    ...(view.model.type === "Figure" ? [view] : []),
+    ...(view.child_views ?? []).flatMap(figures),
+  ];
+  return [...document.querySelectorAll("[data-root-id]")].flatMap((root, number) =>
+    figures(Bokeh.index[root.dataset.rootId]).filter(({ frame, model }) => {
+      if (!model.renderers.some(({ glyph }) => /Image|Scatter/.test(glyph?.type))) return false;
+      const { x_range, y_range, bbox } = frame;
+      const across = bbox.width / (x_range.end - x_range.start);
+      const up = bbox.height / (y_range.end - y_range.start);
+      return Math.abs(across / up - 1) > 0.05;
+    }).map(() => number + 1));
+}"""
+
+
+@pytest.fixture(params=[390, 1280])
+def page(visit, site, request):
+    return visit(f"{site}/tutorial/tutorial.LearnerND.html", width=request.param).page
+
+
+def test_axes_of_surfaces_are_equal(page):
+    assert page.evaluate(STRETCHED) == []
+
+
+def test_stretched_axis_is_found(page):
+    page.evaluate(
+        """() => {
+          const [root] = document.querySelectorAll("[data-root-id]");
+          const all = (view) => [view, ...(view.child_views ?? []).flatMap(all)];
+          const views = all(Bokeh.index[root.dataset.rootId]);
+          views.find(({ model }) => model.type === "Figure").model.frame_height = 140;
+        }"""
+    )
+    page.wait_for_timeout(500)
+    assert page.evaluate(STRETCHED) == [1]
