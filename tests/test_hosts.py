@@ -46,7 +46,8 @@ executor = ProcessPoolExecutor(1, mp_context=context)
 
 future = executor.submit(area, 2)
 """
-FAULTS = (FUNCTIONS, SWALLOWED, TIMED, LOST)
+MENDED = "get_reusable_executor(max_workers=1).submit(area, 1).result()"
+FAULTS = (FUNCTIONS, SWALLOWED, TIMED, MENDED, LOST)
 HEALTHY = (
     FUNCTIONS,
     "print(list(get_reusable_executor(max_workers=2).map(area, range(3))))",
@@ -56,19 +57,20 @@ HEALTHY = (
     SWALLOWED,
     "idle = ProcessPoolExecutor(1, mp_context=context)\nassert idle.submit(abs, -1).result() == 1",
 )
-EXPECTS = 4
-"""The cell of the healthy notebook that shows a failure on purpose."""
+TAGGED = {FAULTS: 3, HEALTHY: 4}
+"""The cell of each notebook that says that it shows a failure on purpose."""
 
 FAULTY = [
     (1, 44, "unpickle-task", False),
     (2, 57, "unseen-failure", False),
-    (3, 69, "unpickle-task", False),
+    (3, 71, "expected-but-absent", False),
+    (4, 83, "unpickle-task", False),
 ]
 """0-based cell, line of the file, kind of each finding, and whether it is expected."""
 FOUND = {
     "faults.ipynb": FAULTY,
     "copy.ipynb": FAULTY,
-    "healthy.ipynb": [(EXPECTS, 79, "unpickle-task", True)],
+    "healthy.ipynb": [(TAGGED[HEALTHY], 79, "unpickle-task", True)],
 }
 
 PYTEST = ("pytest", "-p", "no:cacheprovider", "faults.ipynb", "healthy.ipynb")
@@ -96,8 +98,7 @@ def write(path: Path, cells: tuple[str, ...]) -> None:
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
         },
     )
-    if cells is HEALTHY:
-        notebook.cells[1 + EXPECTS].metadata["tags"] = ["expect-worker-error"]
+    notebook.cells[1 + TAGGED[cells]].metadata["tags"] = ["expect-worker-error"]
     nbformat.write(notebook, path)
 
 
@@ -153,7 +154,7 @@ def test_line_of_the_cell_is_said(runs: dict[str, Watched]) -> None:
     for cell, line, text in [
         (2, 3, "executor.submit(area, 1).result()"),
         (3, 2, "late = get_reusable_executor(max_workers=1).submit(slow, 1)"),
-        (4, 3, "future = executor.submit(area, 2)"),
+        (5, 3, "future = executor.submit(area, 2)"),
     ]:
         assert f"code cell {cell}, line {line}, {text!r}: " in err
 
@@ -165,4 +166,4 @@ def test_test_of_a_notebook_fails(folder: Path) -> None:
     )
     assert 1 == run.status
     assert "faults.ipynb::faults.ipynb" in run.out
-    assert "code cell 4, line 3, 'future = executor.submit(area, 2)': " in run.out
+    assert "code cell 5, line 3, 'future = executor.submit(area, 2)': " in run.out

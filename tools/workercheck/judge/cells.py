@@ -9,6 +9,7 @@ from workercheck.evidence import records as ev
 from workercheck.judge import wording
 from workercheck.judge.finding import WORKER_KINDS, Finding, FindingKind
 from workercheck.judge.history import History
+from workercheck.judge.steps import EXPECTING_EXAMPLE, HandOut
 
 BROKEN = {
     "BrokenProcessPool",
@@ -144,13 +145,22 @@ def absent(history: History, found: Sequence[Finding]) -> list[Finding]:
     return missing
 
 
-def absent_in_test(line: int) -> Finding:
-    """Word the finding about a test that should show the failure of a worker and does not."""
+def absent_at(step: HandOut) -> Finding:
+    """Word the finding about a test, a cell or an example in which a worker should have failed."""
+    what, mark, says = (
+        ("cell", "tag", "is tagged expect-worker-error")
+        if step.cell is not None
+        else ("test", "marker", "is marked expect_worker_error")
+        if step.docname != step.source
+        else ("example", "comment", f"says {EXPECTING_EXAMPLE}")
+    )
+    where = f"{step.label}: " if step.label else ""
     return Finding(
         "expected-but-absent",
-        "the test is marked expect_worker_error, and no worker failed: it passed",
-        line,
-        hint="Take the marker away if the failure is mended, or mend the test so that a worker "
+        f"{where}the {what} {says}, and no worker failed: it passed",
+        step.line,
+        cell=step.cell,
+        hint=f"Take the {mark} away if the failure is mended, or mend the {what} so that a worker "
         "fails again.",
     )
 

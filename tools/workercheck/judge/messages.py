@@ -123,7 +123,10 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     error = wording.clean(f"{name}: {e.message}" if e.message else name)
     thing = e.object
     what = thing or "an object"
-    is_result = e.is_result or history.is_worker(e.pid)
+    # A worker may hand a function to workers of its own.
+    own = history.work_at(e.pid, e.place) if e.place else None
+    is_task = own is not None and own.place is not None and bool(own.place.names)
+    is_result = (e.is_result or history.is_worker(e.pid)) and not is_task
     kind: FindingKind = "pickle-result" if is_result else "pickle-task"
     message = (
         f"a worker could not pickle {what}, and never sent it back ({error})"

@@ -10,6 +10,8 @@ from workercheck.evidence import records as ev
 
 EXPECT_WORKER_ERROR = "expect-worker-error"
 RAISES_EXCEPTION = "raises-exception"
+EXPECTING_EXAMPLE = "sphinx_gallery_expect_worker_error"
+"""The comment of an example that shows a worker's failure, in the manner of sphinx-gallery."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,6 @@ class HandOuts:
         locate: Callable[[ev.Place], HandOut | None],
         expecting: Iterable[HandOut] = (),
     ) -> None:
-        self.expecting = list(dict.fromkeys(expecting))
         self.cells: list[HandOut] = []
         self._steps: dict[tuple[int, int], int] = {}
         known: dict[HandOut, int] = {}
@@ -104,7 +105,16 @@ class HandOuts:
                 self._steps[place.pid, place.id] = known.setdefault(step, len(self.cells))
                 if len(known) > len(self.cells):
                     self.cells.append(step)
+        own = {(s.docname, s.cell): s for s in reversed(self.cells) if _says_so_itself(s)}
+        self.expecting = list(dict.fromkeys([*expecting, *reversed(own.values())]))
+        """Where a worker had to fail: tests, cells of notebooks and examples."""
 
     def step_of(self, place: ev.Place) -> int | None:
         """Return the index of the line at which a place stands."""
         return self._steps.get((place.pid, place.id))
+
+
+def _says_so_itself(step: HandOut) -> bool:
+    """Tell whether a cell or an example, and no test, says that a worker must fail in it."""
+    is_of_test = step.cell is None and step.docname != step.source
+    return step.expects_worker_error and not is_of_test

@@ -50,9 +50,10 @@ def of_command(
             pages.of_command().findings.append(dc.replace(finding, cell=None))
         else:
             pages.of_step(step).findings.append(dc.replace(finding, cell=step.cell))
-    for test in steps.expecting:
-        if not any(f.kind in WORKER_KINDS for f in pages.findings_of(test.docname)):
-            pages.of_step(test).findings.append(cells.absent_in_test(test.line))
+    for step in steps.expecting:
+        if not any(f.kind in WORKER_KINDS for f in pages.findings_of(step)):
+            page = pages.of_step(step)
+            page.findings = sorted([*page.findings, cells.absent_at(step)], key=lambda f: f.line)
     return Report(environment, pages.sorted(), {}, of_command=True)
 
 
@@ -90,9 +91,14 @@ class _Pages:
     def _page(self, docname: str, source: str) -> PageReport:
         return self._pages.setdefault((docname, source), PageReport(docname, source, executed=True))
 
-    def findings_of(self, docname: str) -> list[Finding]:
+    def findings_of(self, step: HandOut) -> list[Finding]:
+        """Return the findings about a test or an example, of the cell where it is one."""
         return [
-            f for page in self._pages.values() if page.docname == docname for f in page.findings
+            f
+            for page in self._pages.values()
+            if page.docname == step.docname
+            for f in page.findings
+            if step.cell in (None, f.cell)
         ]
 
     def sorted(self) -> list[PageReport]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from workercheck.evidence import records as ev
 from workercheck.judge import wording
-from workercheck.judge.steps import EXPECT_WORKER_ERROR, HandOut, HandOuts
+from workercheck.judge.steps import EXPECT_WORKER_ERROR, EXPECTING_EXAMPLE, HandOut, HandOuts
 from workercheck.run.notebooks import NotebookLine, Notebooks
 
 _NO_TAGS: frozenset[str] = frozenset()
 _EXPECTING = frozenset({EXPECT_WORKER_ERROR})
+_EXPECTING_EXAMPLE = re.compile(
+    rf"^[ \t]*#\s*{EXPECTING_EXAMPLE}\s*=\s*True[ \t]*$".encode(), re.MULTILINE
+)
 
 
 def hand_outs(events: Sequence[ev.Event], cwd: Path, notebooks: Notebooks) -> HandOuts:
@@ -63,6 +68,8 @@ class _Locator:
             source = self._shown(folder)
             return HandOut(line=0, tags=tags, label=label, source=source, docname=test or source)
         source = self._shown(place.file)
+        if test is None and _is_failing_example(place.file):
+            tags = _EXPECTING
         return HandOut(line=place.line, tags=tags, source=source, docname=test or source)
 
     def _in_notebook(self, at: NotebookLine, test: str | None, tags: frozenset[str]) -> HandOut:
@@ -88,3 +95,12 @@ class _Locator:
         """Return a path as a person would type it."""
         path = Path(file)
         return str(path.relative_to(self.cwd)) if path.is_relative_to(self.cwd) else file
+
+
+@functools.cache
+def _is_failing_example(file: str) -> bool:
+    """Tell whether a comment in a file says that a worker must fail in what it runs."""
+    try:
+        return _EXPECTING_EXAMPLE.search(Path(file).read_bytes()) is not None
+    except OSError:  # no file, such as the text of python -c
+        return False

@@ -1,0 +1,131 @@
+"""Which notebook, cell and line a place in a kernel of a command stands at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from workercheck.evidence import records as ev
+from workercheck.run.notebooks import NotebookLine, Notebooks, cell_hash
+
+KERNEL = 7
+
+
+@given(st.text(max_size=40))
+def test_hash_is_that_of_ipykernel(text: str) -> None:
+    compiler = pytest.importorskip("ipykernel.compiler")
+    assert compiler.murmur2_x86(text, compiler.get_tmp_hash_seed()) == cell_hash(text)
+
+
+def write(path: Path, *cells: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbformat.write(notebook, path)
+    return path
+
+
+def place(text: str, *, line: int = 1, number: int | None = None, test: str | None = None):
+    return ev.Place(
+        pid=KERNEL,
+        time=0.0,
+        id=1,
+        file=f"/tmp/ipykernel_{KERNEL}/{cell_hash(text)}.py",
+        line=line,
+        cell=None,
+        number=number,
+        test=test,
+        executor="",
+        through="",
+        names=[],
+    )
+
+
+def find(
+    cwd: Path, place: ev.Place, *argv: str, folder: str = "", session: str = ""
+) -> NotebookLine | None:
+    notebooks = Notebooks(argv, cwd)
+    kernel = ev.KernelStarted(pid=KERNEL, time=0.0, cwd=str(cwd / folder), session=session)
+    notebooks.learn([kernel, place])
+    return notebooks.line_of(place)
+
+
+def test_line_is_that_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ipynb", "1", "\n", 'text = "\\n"\n\nwörk()')
+    found = find(tmp_path, place('text = "\\n"\n\nwörk()', line=3))
+    assert found is not None
+    assert "wörk()" in path.read_text().splitlines()[found.line - 1]
+    assert (path, 1, 3, "wörk()", None) == (
+        found.path,
+        found.cell,
+        found.line_of_cell,
+        found.text,
+        found.alike,
+    )
+
+
+def test_cells_with_one_text_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "a.ipynb", "same", "other", "same")
+    assert [0, 2] == [find(tmp_path, place("same", number=n)).cell for n in (1, 3)]
+
+
+def test_text_below_a_magic_is_of_its_cell(tmp_path: Path) -> None:
+    write(tmp_path / "a.ipynb", "%%capture\nx = 1\nwork()")
+    assert 3 == find(tmp_path, place("x = 1\nwork()\n", line=2)).line_of_cell
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ({"argv": ["--execute", "b.ipynb"]}, "b.ipynb"),
+        ({"session": "b.ipynb"}, "b.ipynb"),
+        ({"argv": ["a.ipynb"], "session": "b.ipynb"}, "b.ipynb"),
+        ({"argv": ["a.ipynb"], "test": "b.ipynb::b.ipynb"}, "b.ipynb"),
+        ({"folder": "sub"}, "sub/a.ipynb"),
+        ({"folder": "sub", "argv": ["b.ipynb"]}, "b.ipynb"),
+    ],
+)
+def test_copies_are_told_apart(tmp_path: Path, how: dict[str, str], name: str) -> None:
+    for path in ("a.ipynb", "b.ipynb", "sub/a.ipynb"):
+        write(tmp_path / path, "work()")
+    options = dict(how)
+    test, argv = options.pop("test", None), options.pop("argv", [])
+    found = find(tmp_path, place("work()", test=test), *argv, **options)
+    assert (tmp_path / name, None) == (found.path, found.alike)
+
+
+def test_copies_that_nothing_tells_apart_are_both_named(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / name, "work()") for name in ("a.ipynb", "b.ipynb"))
+    found = find(tmp_path, place("work()"))
+    assert (a, b) == (found.path, found.alike)
+
+
+def test_output_of_the_command_is_not_its_notebook(tmp_path: Path) -> None:
+    b = write(tmp_path / "b.ipynb", "work()")
+    a = write(tmp_path / "a.ipynb", "work()")
+    os.utime(b, (0, 0))
+    later = a.stat().st_mtime + 10
+    os.utime(a, (later, later))
+    assert b == find(tmp_path, place("work()")).path
+
+
+def test_notebook_is_found_anywhere_in_the_project(tmp_path: Path) -> None:
+    path = write(tmp_path / "deep" / "a.ipynb", "work()")
+    assert path == find(tmp_path, place("work()")).path
+
+
+def test_what_is_no_notebook_is_passed_over(tmp_path: Path) -> None:
+    for name, text in [("a", "{"), ("b", "[]"), ("c", '{"cells": [{}]}'), ("d", '{"cells": 1}')]:
+        (tmp_path / f"{name}.ipynb").write_text(text)
+    (tmp_path / "e.ipynb").write_bytes(b"\xff")
+    assert find(tmp_path, place("work()")) is None
+
+
+def test_file_of_a_module_is_no_cell(tmp_path: Path) -> None:
+    write(tmp_path / "a.ipynb", "work()")
+    module = place("work()")
+    object.__setattr__(module, "file", str(tmp_path / "module.py"))
+    assert find(tmp_path, module) is None
