@@ -46,6 +46,7 @@ EXECUTORS = (
     ("mpire", "mpire"),
     ("mpi", "mpi4py.futures"),
     ("multiprocess", "multiprocess"),
+    ("parsl", "parsl"),
     ("pathos", "pathos"),
     ("pebble", "pebble"),
     ("process-pool", "ProcessPoolExecutor"),

@@ -415,6 +415,16 @@ LIBRARIES = (
         },
         by_value=True,
     ),
+    Library(
+        "parsl",
+        modules=("parsl.",),
+        public={"parsl": "parsl"},
+        functions={"parsl.dataflow.dflow": (("DataFlowKernel.submit", "submit func"),)},
+        commands=((r"\bprocess_worker_pool\.py\b", "parsl"),),
+        service=r"\binterchange\.py\b",
+        stop="parsl.dfk().cleanup()",
+        by_value=True,
+    ),
 )
 
 ALWAYS: "Functions" = {
