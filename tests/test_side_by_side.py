@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import execute, findings, of, page
+from runs import execute, findings, never, of, page
 from workercheck.evidence import records as ev
 from workercheck.run import schedule
-from workercheck.run.side_by_side import Run
+from workercheck.run.side_by_side import Run, run_pages
 
 TIMEOUT = 'import os\nprint(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))'
 
@@ -69,6 +69,65 @@ def test_kernel_of_another_language_gets_the_code_of_the_page_only_and_no_wait(
     assert printed(run) == "['one', 'two']"
     assert not of(run, ev.Unanswered)
     assert not findings(run)
+
+
+OWN_FILE = """
+import pathlib, time
+file = pathlib.Path("data", {file!r})
+file.parent.mkdir(exist_ok=True)
+file.write_text({text!r})
+print("ran", file=open({log!r}, "a"))
+deadline = time.monotonic() + 5
+while len(pathlib.Path({log!r}).read_text().split()) < 2 and time.monotonic() < deadline:
+    time.sleep(0.01)
+time.sleep(0.5)
+print(file.read_text())
+"""
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one file", "a file each"])
+def test_pages_that_write_the_same_file_run_again_alone_and_say_so(
+    tmp_path: Path, shared: bool
+) -> None:
+    (tmp_path / "log").mkdir()
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    log = tmp_path / "log" / "runs"
+    log.touch()
+    names = {"a": "out.txt", "b": "out.txt" if shared else "other.txt"}
+    made = [
+        page(pages, OWN_FILE.format(file=file, text=f"of {name}", log=str(log)), name=name)
+        for name, file in names.items()
+    ]
+    told = {}
+    runs: list[Run] = []
+    run_pages(
+        made,
+        jobs=2,
+        has_failed=never,
+        finished=runs.append,
+        collided=lambda page, files: told.update({page.docname: files}),
+    )
+    assert ["of a", "of b"] == sorted(map(printed, runs))
+    if shared:
+        path = str(Path("data", "out.txt"))
+        assert {"a": {path: ["b"]}, "b": {path: ["a"]}} == told
+    assert (4 if shared else 2) == len(log.read_text().split())
+    assert shared is bool(told)
+
+
+def test_file_that_pages_only_read_keeps_them_side_by_side(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("1,2")
+    cell = "import time\ntime.sleep(1)\nprint(open('data.csv').read())"
+    told: list[str] = []
+    run_pages(
+        [page(tmp_path, cell, name=name) for name in ("a", "b")],
+        jobs=2,
+        has_failed=never,
+        finished=lambda run: None,
+        collided=lambda page, files: told.append(page.docname),
+    )
+    assert [] == told
 
 
 def test_page_that_took_longest_or_has_most_code_starts_first(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ class Execution:
                 has_failed=rules.has_failed,
                 finished=finished,
                 progress=progress.underway,
+                collided=progress.collided,
             )
         finally:
             progress.close()

@@ -76,6 +76,16 @@ class Progress:
         self._news = time.monotonic()
         self._silence = SILENCE
 
+    def collided(self, page: Page, files: Mapping[str, Sequence[str]]) -> None:
+        """Say that a page runs again, because another one wrote a file of it meanwhile."""
+        self._erase()
+        for file, others in files.items():
+            self._screen.say(
+                f"{page.docname} runs again alone: {' and '.join(others)}, which ran at the same "
+                f"time, may have changed {file} too. Give each page a file of its own, or one of "
+                "them workercheck: {exclusive: true} in its header"
+            )
+
     def underway(self, running: Sequence[Underway]) -> None:
         """Say what runs, on the live line; without a terminal only after a long silence."""
         now = time.monotonic()

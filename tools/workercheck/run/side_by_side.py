@@ -20,6 +20,7 @@ import nbformat
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.run import reaper, sources
+from workercheck.run.collisions import Company
 from workercheck.run.kernel import LOG
 from workercheck.run.notebook import NotebookRun, one_line
 from workercheck.run.page import Cell, Page
@@ -70,6 +71,7 @@ def run_pages(
     has_failed: Callable[[Page, list[ev.Event]], bool],
     finished: Callable[[Run], None],
     progress: Callable[[Sequence[Underway]], None] = lambda _: None,
+    collided: Callable[[Page, Mapping[str, Sequence[str]]], None] = lambda _page, _files: None,
 ) -> None:
     """Execute pages and hand over each one's `Run` as soon as it is there.
 
@@ -87,6 +89,9 @@ def run_pages(
         Called with each run, one at a time; not in this thread where an event loop runs in it.
     progress
         Called in the same thread about once a second, with what runs then.
+    collided
+        Called in the same thread with a page that may have run into others over files of their
+        folder, and the docnames of those by file. It runs again, alone; only that run counts.
 
     Raises
     ------
@@ -97,7 +102,7 @@ def run_pages(
     """
     folder = Path(tempfile.mkdtemp(prefix="workercheck-"))
     with reaper.watching(folder):
-        runner = _Runner(folder, jobs, has_failed, finished, progress)
+        runner = _Runner(folder, jobs, has_failed, finished, progress, collided)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -126,6 +131,7 @@ class _Runner:
         has_failed: Callable[[Page, list[ev.Event]], bool],
         finished: Callable[[Run], None],
         progress: Callable[[Sequence[Underway]], None],
+        collided: Callable[[Page, Mapping[str, Sequence[str]]], None],
     ) -> None:
         self.folder = folder
         self.jobs = jobs
@@ -133,6 +139,11 @@ class _Runner:
         self.has_failed = has_failed
         self.finished = finished
         self.progress = progress
+        self.collided = collided
+        self.again: list[Page] = []
+        """The pages that run again alone."""
+        self.companies: list[Company] = []
+        """Of the pages that run."""
         self.underway: list[Underway] = []
         self._stop: Callable[[], object] = bool
 
@@ -162,10 +173,9 @@ class _Runner:
             defaults = _IN_COMPANY if min(self.jobs, len(together)) > 1 else {}
             async with asyncio.TaskGroup() as group:
                 for page in together:
-                    group.create_task(self._run(page, defaults))
-            for page in pages:
-                if page.exclusive:
-                    await self._run(page, {})
+                    group.create_task(self._run_in_company(page, defaults))
+            for page in [*self.again, *(page for page in pages if page.exclusive)]:
+                self.finished(await self._run(page, {}))
         except asyncio.CancelledError:
             if terminated:  # as Ctrl-C does, through every ``finally``
                 raise KeyboardInterrupt from None
@@ -182,15 +192,32 @@ class _Runner:
             self.progress(self.underway)
             await asyncio.sleep(_TICK)
 
-    async def _run(self, page: Page, defaults: Mapping[str, str]) -> None:
+    async def _run_in_company(self, page: Page, defaults: Mapping[str, str]) -> None:
         async with self.slots:
-            underway = Underway(page, time.monotonic())
-            self.underway.append(underway)
+            if page.in_temp:
+                self.finished(await self._run(page, defaults))
+                return
+            company = Company.of(page, page.path.parent)
+            for other in self.companies:
+                company.meets(other)
+            self.companies.append(company)
             try:
-                run = await _run(underway, self.folder, defaults, self.has_failed)
+                run = await self._run(page, defaults)
             finally:
-                self.underway.remove(underway)
-            self.finished(run)
+                self.companies.remove(company)
+            if files := company.collisions():
+                self.collided(page, files)
+                self.again.append(page)
+            else:
+                self.finished(run)
+
+    async def _run(self, page: Page, defaults: Mapping[str, str]) -> Run:
+        underway = Underway(page, time.monotonic())
+        self.underway.append(underway)
+        try:
+            return await _run(underway, self.folder, defaults, self.has_failed)
+        finally:
+            self.underway.remove(underway)
 
 
 async def _run(
