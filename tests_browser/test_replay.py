@@ -97,6 +97,7 @@ def test_tab_reaches_the_button_and_then_the_slider(player):
 def test_seeking_ends_the_play(player):
     player = player()
     player.button.press("Enter")
+    assert player.is_moving()
     player.slider.press("Home")
     assert player.button.text_content() == "Play"
     assert not player.is_moving()

@@ -223,7 +223,7 @@ def load_player(app, pagename, templatename, context, doctree):
 
 def note_loaded_cells(app, docname, source):
     """Read a page again when a file has changed that a cell takes its code from."""
-    for name in re.findall(r"^:load: (.+)$", source[0], re.MULTILINE):
+    for name in re.findall(r"^:?load: (.+)$", source[0], re.MULTILINE):
         app.env.note_dependency(str(Path(app.env.doc2path(docname)).parent / name))
 
 
