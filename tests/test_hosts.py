@@ -46,6 +46,7 @@ executor = ProcessPoolExecutor(1, mp_context=context)
 
 future = executor.submit(area, 2)
 """
+HEADER = "---\nkernelspec:\n  name: python3\n  display_name: Python 3\n---\n\n"
 MENDED = "get_reusable_executor(max_workers=1).submit(area, 1).result()"
 FAULTS = (FUNCTIONS, SWALLOWED, TIMED, MENDED, LOST)
 HEALTHY = (
@@ -70,6 +71,7 @@ FAULTY = [
 FOUND = {
     "faults.ipynb": FAULTY,
     "copy.ipynb": FAULTY,
+    "text.md": [(1, 25, "unpickle-task", False)],
     "healthy.ipynb": [(TAGGED[HEALTHY], 79, "unpickle-task", True)],
 }
 
@@ -115,8 +117,16 @@ def fill(folder: Path) -> Path:
     (folder / "out").mkdir()
     write(folder / "faults.ipynb", FAULTS)
     write(folder / "healthy.ipynb", HEALTHY)
-    (folder / "conf.py").write_text("extensions = ['nbsphinx']\nexclude_patterns = ['out']\n")
-    (folder / "index.rst").write_text(".. toctree::\n\n   faults\n   healthy\n")
+    blocks = "".join(
+        f"```{{code-cell}} ipython3\n{code.strip()}\n```\n\n"
+        for code in (FUNCTIONS, LOST + "# text")
+    )
+    (folder / "text.md").write_text(HEADER + blocks)
+    (folder / "conf.py").write_text(
+        "extensions = ['nbsphinx']\nexclude_patterns = ['out']\n"
+        "nbsphinx_custom_formats = {'.md': ['jupytext.reads', {'fmt': 'md:myst'}]}\n"
+    )
+    (folder / "index.rst").write_text(".. toctree::\n\n   faults\n   healthy\n   text\n")
     return folder
 
 
@@ -138,12 +148,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Watched]:
 @pytest.mark.parametrize("name", HOSTS)
 def test_notebook_cell_and_line_are_named(runs: dict[str, Watched], name: str) -> None:
     run = runs[name]
-    words = " ".join(HOSTS[name]) if name != "nbsphinx" else "faults.ipynb healthy.ipynb"
+    words = " ".join(HOSTS[name]) if name != "nbsphinx" else "faults.ipynb healthy.ipynb text.md"
     notebooks = {file: FOUND[file] for file in FOUND if file in words}
     found = {
         page["source"]: [(f["cell"], f["line"], f["kind"], f["expected"]) for f in page["findings"]]
         for page in run.report["pages"]
-        if page["findings"] or page["source"].endswith(".ipynb")
+        if page["findings"] or page["source"].endswith((".ipynb", ".md"))
     }
     assert notebooks == found, run.err
     assert (0 if name == "papermill healthy" else 1) == run.status, run.err

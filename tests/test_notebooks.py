@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from workercheck.evidence import records as ev
-from workercheck.run.notebooks import NotebookLine, Notebooks, cell_hash
+from workercheck.run.code_cells import cell_hash
+from workercheck.run.notebooks import NotebookLine, Notebooks
 
 KERNEL = 7
 
@@ -129,3 +130,34 @@ def test_file_of_a_module_is_no_cell(tmp_path: Path) -> None:
     module = place("work()")
     object.__setattr__(module, "file", str(tmp_path / "module.py"))
     assert find(tmp_path, module) is None
+
+
+@pytest.mark.parametrize("suffix", [".md", ".qmd"])
+@pytest.mark.parametrize(
+    ("block", "tags"),
+    [
+        ("{code-cell} ipython3\n:tags: [hide-input, expect-worker-error]\n:x: y\n", 2),
+        ("{code-cell}\n---\nx: y\ntags: [hide-input]\n---\n", 1),
+        ("{code-cell}", 0),
+        ("{python}", 0),
+        ("python", 0),
+    ],
+)
+def test_cell_of_markdown_is_found(tmp_path: Path, suffix: str, block: str, tags: int) -> None:
+    path = tmp_path / f"page{suffix}"
+    path.write_text(f"# Title\n\n```{block}\nfirst()\nwork()\n\n```\n\n```python\nlast()\n```\n")
+    found = find(tmp_path, place("first()\nwork()", line=2))
+    assert "work()" == path.read_text().splitlines()[found.line - 1] == found.text
+    assert (0, tags) == (found.cell, len(found.tags))
+    assert 1 == find(tmp_path, place("last()")).cell
+
+
+@pytest.mark.parametrize(("name", "is_alike"), [("a.md", False), ("b.md", True)])
+def test_notebook_is_meant_where_a_text_file_has_the_same_cell(
+    tmp_path: Path, name: str, is_alike: bool
+) -> None:
+    text = tmp_path / name
+    text.write_text("```python\nwork()\n```\n")
+    path = write(tmp_path / "a.ipynb", "work()")
+    found = find(tmp_path, place("work()"))
+    assert (path, text if is_alike else None) == (found.path, found.alike)

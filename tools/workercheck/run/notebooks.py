@@ -7,20 +7,17 @@ text. So the cells of the notebooks that the command may have run are hashed in 
 from __future__ import annotations
 
 import dataclasses as dc
-import json
 import os
 import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from workercheck.evidence import records as ev
+from workercheck.run.code_cells import SUFFIXES, CodeCell, by_hash
 
 _NAME = re.compile(r"[/\\]ipykernel_(\d+)[/\\](\d+)\.py$")
 """The file name that ipykernel gives the code of a cell: pid of the kernel, hash of the text."""
-_SEED = 0xC70F6907
-_MULTIPLIER = 0x5BD1E995
 _PASSED_OVER = {"node_modules", "site-packages"}
 
 
@@ -38,17 +35,6 @@ class NotebookLine:
     tags: frozenset[str]
     alike: Path | None
     """Another notebook with the same cell, where nothing tells which of the two ran."""
-
-
-@dc.dataclass(frozen=True, slots=True)
-class _Cell:
-    index: int
-    lines: tuple[str, ...]
-    numbers: tuple[int, ...]
-    """The line of the file for each line of the cell."""
-    tags: frozenset[str]
-    above: int = 0
-    """How many lines of it come before the text that runs."""
 
 
 class Notebooks:
@@ -69,7 +55,7 @@ class Notebooks:
         self._kernels: dict[int, ev.KernelStarted] = {}
         self._hashes: dict[int, set[int]] = {}
         """By the pid of a kernel: which cells have handed work out."""
-        self._read: dict[Path, tuple[int, dict[int, list[_Cell]]]] = {}
+        self._read: dict[Path, tuple[int, dict[int, list[CodeCell]]]] = {}
         """By path: when it was written last, and its cells by their hashes."""
         self._project: list[Path] = []
         self._looked_for: set[int] = set()
@@ -98,7 +84,11 @@ class Notebooks:
             return None
         ranks = sorted((self._rank(path, kernel, place.test), path) for path in found)
         path = ranks[0][1]
-        alike = ranks[1][1] if ranks[1:] and ranks[1][0] == ranks[0][0] else None
+        alike = next(
+            # One notebook may be kept in two forms.
+            (p for rank, p in ranks[1:] if rank[:-1] == ranks[0][0][:-1] and p.stem != path.stem),
+            None,
+        )
         cells = self._cells(path)[hash_of_cell]
         # Cells with one text are told apart by how many ran before.
         cell = min(cells, key=lambda cell: abs(cell.index + 1 - (place.number or 0)))
@@ -129,7 +119,8 @@ class Notebooks:
         folders = [self._cwd] + ([Path(started.cwd)] if started is not None else [])
         words = [*self._named(kernel, test), *self._arguments]
         paths = [folder / word for folder in folders for word in words]
-        paths += [path for folder in folders[1:] for path in sorted(folder.glob("*.ipynb"))]
+        for folder in folders[1:]:
+            paths += [folder / name for name in _notebooks_among(sorted(_names_in(folder)))]
         return list(dict.fromkeys(Path(os.path.normpath(path)) for path in paths))
 
     def _far(self, hash_of_cell: int) -> list[Path]:
@@ -156,24 +147,32 @@ class Notebooks:
             given[0] if given else len(self._arguments),
             started is not None and path.parent != Path(started.cwd),
             self._read[path][0] / 1e9 > self._started,  # an output of the command
+            SUFFIXES.index(path.suffix),
         )
 
     def _with(self, hash_of_cell: int, paths: Sequence[Path]) -> list[Path]:
         return [path for path in paths if hash_of_cell in self._cells(path)]
 
-    def _cells(self, path: Path) -> dict[int, list[_Cell]]:
+    def _cells(self, path: Path) -> dict[int, list[CodeCell]]:
         try:
             modified = path.stat().st_mtime_ns
         except OSError:
             return {}
         known = self._read.get(path)
         if known is None or known[0] != modified:
-            known = self._read[path] = modified, _by_hash(path)
+            known = self._read[path] = modified, by_hash(path)
         return known[1]
 
 
 def _notebooks_among(words: Sequence[str]) -> Iterator[str]:
-    return (word for word in words if word.endswith(".ipynb"))
+    return (word for word in words if word.endswith(SUFFIXES))
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:  # it was removed
+        return []
 
 
 def _ends_with(path: Path, word: str) -> bool:
@@ -186,77 +185,4 @@ def _ends_with(path: Path, word: str) -> bool:
 def _below(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _PASSED_OVER)
-        yield from (Path(parent, file) for file in sorted(files) if file.endswith(".ipynb"))
-
-
-def _by_hash(path: Path) -> dict[int, list[_Cell]]:
-    """Read the cells of a notebook; what is none has no cells."""
-    found: dict[int, list[_Cell]] = {}
-    try:
-        text = path.read_text("utf-8")
-        cells = json.loads(text)["cells"]
-        sources = [_source(cell) for cell in cells]
-        begins = _begins(text, len(cells))
-        index = 0
-        for cell, source, begin, end in zip(cells, sources, begins, begins[1:], strict=False):
-            if cell["cell_type"] == "code" and source.strip():
-                lines = tuple(source.splitlines())
-                numbers = tuple(_numbers(text, begin, end, lines))
-                tags = frozenset(map(str, cell.get("metadata", {}).get("tags", ())))
-                whole = _Cell(index, lines, numbers, tags)
-                found.setdefault(cell_hash(source), []).append(whole)
-                if source.startswith("%%"):  # a magic may run the rest as a cell of its own
-                    rest = source.partition("\n")[2].rstrip("\n") + "\n"
-                    under = dc.replace(whole, above=1)
-                    found.setdefault(cell_hash(rest), []).append(under)
-                index += 1
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-    return found
-
-
-def _source(cell: Any) -> str:
-    source = cell["source"]
-    return source if isinstance(source, str) else "".join(source)
-
-
-def _begins(text: str, count: int) -> list[int]:
-    """Return where each cell begins in the file, and where it ends."""
-    # Within a text the quotes are escaped, so that this matches keys only.
-    begins = [match.start() for match in re.finditer(r'(?<!\\)"cell_type"\s*:', text)]
-    if len(begins) != count:
-        begins = [0] * count
-    return [*begins, len(text)]
-
-
-def _numbers(text: str, begin: int, end: int, lines: Sequence[str]) -> list[int]:
-    """Return the line of the file for each line of a cell: that of the cell, where all are one."""
-    for match in re.compile(r'(?<!\\)"source"\s*:\s*\[\s*').finditer(text, begin, end):
-        first = text.count("\n", 0, match.end())
-        in_file = text[match.end() : end].splitlines()[: len(lines)]
-        if [_unquoted(line) for line in in_file] == list(lines):
-            return [first + 1 + i for i in range(len(lines))]
-    return [text.count("\n", 0, begin) + 1] * len(lines)
-
-
-def _unquoted(line: str) -> str | None:
-    try:
-        return str(json.loads(line.strip().rstrip(","))).rstrip("\r\n")
-    except ValueError:
-        return None
-
-
-def cell_hash(source: str) -> int:
-    """Return the hash of a cell's text by which ipykernel names its code: MurmurHash2."""
-    data = source.encode()
-    value = _SEED ^ len(data)
-    whole = len(data) & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(data[i : i + 4], "little") * _MULTIPLIER & 0xFFFFFFFF
-        k = (k ^ k >> 24) * _MULTIPLIER & 0xFFFFFFFF
-        value = value * _MULTIPLIER & 0xFFFFFFFF ^ k
-    if whole < len(data):
-        rest = int.from_bytes(data[whole:], "little")
-        value = (value ^ rest) * _MULTIPLIER & 0xFFFFFFFF
-    value = (value ^ value >> 13) * _MULTIPLIER & 0xFFFFFFFF
-    return value ^ value >> 15
+        yield from (Path(parent, file) for file in _notebooks_among(sorted(files)))

@@ -1,0 +1,145 @@
+"""Read the code cells of a notebook file: `.ipynb`, or Markdown with blocks of code.
+
+A kernel knows a cell by its text, which is not always what the file has: hosts leave out options
+and empty lines around it, and a magic may run what is below it as a cell of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".ipynb", ".md", ".qmd", ".Rmd")
+"""Names of notebook files end with these; of files with the same cells, the first is meant."""
+
+_SEED = 0xC70F6907
+_MULTIPLIER = 0x5BD1E995
+_BLOCK = re.compile(
+    r"^(?P<fence>`{3,}|~{3,}) *(?:python|ipython3?|\{python[^\n}]*\}|\{code-cell\}[^\n]*)[ \t]*\n"
+    r"(?P<body>.*?)^(?P=fence)[ \t]*$",
+    re.MULTILINE | re.DOTALL,
+)
+_OPTIONS = re.compile(
+    r"(?:---\n.*?^---[ \t]*\n|(?:[ \t]*:[\w-]+:[^\n]*\n)+)", re.MULTILINE | re.DOTALL
+)
+_TAGS = re.compile(r"^[ \t]*:?tags: *\[(.*)\]", re.MULTILINE)
+
+
+@dc.dataclass(frozen=True, slots=True)
+class CodeCell:
+    """A code cell that has something to run."""
+
+    index: int
+    """0-based, among those cells."""
+    lines: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """The line of the file for each line of the cell."""
+    tags: frozenset[str]
+    above: int = 0
+    """How many lines of it come before the text that runs."""
+
+
+def by_hash(path: Path) -> dict[int, list[CodeCell]]:
+    """Return the cells of a file by what ipykernel may call them; what is no notebook has none."""
+    found: dict[int, list[CodeCell]] = {}
+    try:
+        text = path.read_text("utf-8")
+        for cell in _in_notebook(text) if path.suffix == ".ipynb" else _in_markdown(text):
+            for hash_of_cell, named in _names(cell):
+                found.setdefault(hash_of_cell, []).append(named)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return found
+
+
+def _names(cell: CodeCell) -> Iterator[tuple[int, CodeCell]]:
+    """Yield the hashes of the texts that may run for a cell, each with what is above it."""
+    text = "\n".join(cell.lines)
+    # As it is, without empty lines around it, and with a newline at its end.
+    for variant in dict.fromkeys([text, text.strip("\n"), text.rstrip("\n") + "\n"]):
+        above = text.index(variant.rstrip("\n"))
+        yield cell_hash(variant), dc.replace(cell, above=text.count("\n", 0, above))
+    if cell.lines[0].startswith("%%"):
+        below = "\n".join(cell.lines[1:]).rstrip("\n") + "\n"
+        yield cell_hash(below), dc.replace(cell, above=1)
+
+
+def _in_notebook(text: str) -> Iterator[CodeCell]:
+    cells = json.loads(text)["cells"]
+    begins = _begins(text, len(cells))
+    index = 0
+    for cell, begin, end in zip(cells, begins, begins[1:], strict=False):
+        source = _source(cell)
+        if cell["cell_type"] == "code" and source.strip():
+            lines = tuple(source.split("\n"))
+            tags = frozenset(map(str, cell.get("metadata", {}).get("tags", ())))
+            yield CodeCell(index, lines, tuple(_numbers(text, begin, end, lines)), tags)
+            index += 1
+
+
+def _in_markdown(text: str) -> Iterator[CodeCell]:
+    blocks = [match for match in _BLOCK.finditer(text) if match["body"].strip()]
+    for index, block in enumerate(blocks):
+        body = block["body"]
+        options = _OPTIONS.match(body)
+        begin = options.end() if options else 0
+        tags = _TAGS.search(options[0]) if options else None
+        lines = tuple(body[begin:].rstrip("\n").split("\n"))
+        first = text.count("\n", 0, block.start("body") + begin) + 1
+        yield CodeCell(
+            index,
+            lines,
+            tuple(range(first, first + len(lines))),
+            frozenset(re.findall(r"[\w-]+", tags[1]) if tags else ()),
+        )
+
+
+def _source(cell: Any) -> str:
+    source = cell["source"]
+    return source if isinstance(source, str) else "".join(source)
+
+
+def _begins(text: str, count: int) -> list[int]:
+    """Return where each cell begins in the file, and where it ends."""
+    # Within a text the quotes are escaped, so that this matches keys only.
+    begins = [match.start() for match in re.finditer(r'(?<!\\)"cell_type"\s*:', text)]
+    if len(begins) != count:
+        begins = [0] * count
+    return [*begins, len(text)]
+
+
+def _numbers(text: str, begin: int, end: int, lines: Sequence[str]) -> list[int]:
+    """Return the line of the file for each line of a cell: that of the cell, where all are one."""
+    for match in re.compile(r'(?<!\\)"source"\s*:\s*\[\s*').finditer(text, begin, end):
+        first = text.count("\n", 0, match.end())
+        in_file = text[match.end() : end].split("\n")[: len(lines)]
+        if [_unquoted(line) for line in in_file] == list(lines):
+            return [first + 1 + i for i in range(len(lines))]
+    return [text.count("\n", 0, begin) + 1] * len(lines)
+
+
+def _unquoted(line: str) -> str | None:
+    try:
+        return str(json.loads(line.strip().rstrip(","))).rstrip("\r\n")
+    except ValueError:
+        return None
+
+
+def cell_hash(source: str) -> int:
+    """Return the hash of a cell's text by which ipykernel names its code: MurmurHash2."""
+    data = source.encode()
+    value = _SEED ^ len(data)
+    whole = len(data) & ~3
+    for i in range(0, whole, 4):
+        k = int.from_bytes(data[i : i + 4], "little") * _MULTIPLIER & 0xFFFFFFFF
+        k = (k ^ k >> 24) * _MULTIPLIER & 0xFFFFFFFF
+        value = value * _MULTIPLIER & 0xFFFFFFFF ^ k
+    if whole < len(data):
+        rest = int.from_bytes(data[whole:], "little")
+        value = (value ^ rest) * _MULTIPLIER & 0xFFFFFFFF
+    value = (value ^ value >> 13) * _MULTIPLIER & 0xFFFFFFFF
+    return value ^ value >> 15
