@@ -41,6 +41,7 @@ def test_every_lock_is_there():
         "bootstrap",
         "browser",
         "docs",
+        "jupyter-book",
         "lint",
         "live",
         "readers",
