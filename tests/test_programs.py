@@ -76,6 +76,7 @@ def run(
         ("(1).real", "show((1).real)"),
         ("print(1)", "%%\nprint(1)"),
         ("display(x)", "%%\nshow(x)"),
+        ("if x:\n    display(await x)", "    show(loop.run_until_complete(x))"),
         ("x = 1", "%%\nx = 1"),
         ("def f():\n    print(1)\n\n\nf()", "\nf()"),
         ("def f():\n    return 1\n\n\nf()", "\nshow(f())"),

@@ -61,6 +61,7 @@ class CodeCell:
         if not in_loop:
             self._await_in_loop()
             self._name_loop()
+        self._show_displayed()
         self._show_last(replaced)
         text = self._edited()
         if self._draws():
@@ -151,6 +152,11 @@ class CodeCell:
             self.edits.append((*self._span(statement), new))
             yield statement
 
+    def _show_displayed(self) -> None:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call) and _is_display(node):
+                self.edits.append((*self._span(node.func), self.names.show))
+
     def _show_last(self, replaced: Sequence[ast.stmt]) -> None:
         if self.silenced or "remove-output" in self.tags or not self.tree.body:
             return
@@ -162,12 +168,10 @@ class CodeCell:
             return
         if isinstance(last.value, ast.Await) and isinstance(value, ast.Attribute):
             return  # a task, whose value is None
-        if syntax.callee(value) in self.quiet:
+        if syntax.callee(value) in self.quiet or _is_display(value):
             return
         start, end = self._span(last)
-        if syntax.callee(value) == "display" and isinstance(value.func, ast.Name):
-            self.edits.append((start, start + len("display"), self.names.show))
-        elif self.bytes[start:].startswith(b"(") and self._span(last.value) != (start, end):
+        if self.bytes[start:].startswith(b"(") and self._span(last.value) != (start, end):
             self.edits.append((start, start, self.names.show))
         else:
             self.edits.append((start, start, f"{self.names.show}("))
@@ -197,6 +201,10 @@ class CodeCell:
 
 def _within(edit: tuple[int, int, str], span: tuple[int, int]) -> bool:
     return span[0] <= edit[0] and edit[1] <= span[1]
+
+
+def _is_display(node: ast.expr) -> bool:
+    return syntax.callee(node) == "display" and isinstance(getattr(node, "func", None), ast.Name)
 
 
 def _ends_with_semicolon(source: str) -> bool:
