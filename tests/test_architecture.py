@@ -10,7 +10,7 @@ from pathlib import Path
 from conftest import ROOT
 
 PACKAGE = ROOT / "tools" / "workercheck"
-FLOORS = ("libraries", "recorder", "evidence", "judge", "run", "report", "fronts")
+FLOORS = ("libraries", "recorder", "evidence", "judge", "lint", "run", "report", "fronts")
 """From the ground up: a room may import its own floor and those below."""
 
 

@@ -16,6 +16,49 @@ if TYPE_CHECKING:
     """By module: paths of functions within it, each with a role."""
 
 
+class Carrier:
+    """What carries work to other processes, as the text of a page shows it.
+
+    Parameters are written as a line of names in their order: ``fn! *args! timeout``. What is sent
+    to a worker has an exclamation mark, what names the start method an at sign.
+
+    Parameters
+    ----------
+    name : str
+        Its name within the modules of its library, such as ``Pool``.
+    modules : iterable of str
+        The modules that a page may take it from.
+    parameters : str
+        What it is made with.
+    methods : mapping of str to str
+        The parameters of its methods that hand work out.
+    starts : str
+        When it sends what it is made with: ``made``, ``start()``, or ``used`` with its first work.
+    role : str
+        ``executor``; ``function``, which hands work out by itself; ``process``, whose subclasses
+        are sent as they are; ``manager``, of whose objects every method sends its arguments;
+        ``channel``, from which a process takes what it has been handed to; ``pipe``, two ends
+        of one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modules: "Iterable[str]",
+        parameters: str = "",
+        methods: "Mapping[str, str] | None" = None,
+        *,
+        starts: str = "used",
+        role: str = "executor",
+    ) -> None:
+        self.name = name
+        self.modules = tuple(modules)
+        self.parameters = parameters
+        self.methods = dict(methods or {})
+        self.starts = starts
+        self.role = role
+
+
 class Library:
     """What has to be known of a library that carries work between processes.
 
@@ -58,6 +101,10 @@ class Library:
         Modules that load what the page sends, though they may run in the page's own process.
     housekeeping : iterable of str
         Packages whose tasks of `asyncio` are no work of the page.
+    carriers : iterable of Carrier
+        What carries its work, for who reads a page without running it.
+    start_method : str
+        How it starts workers by itself, empty where `multiprocessing` decides.
     """
 
     def __init__(
@@ -80,6 +127,8 @@ class Library:
         result_readers: "Iterable[str]" = (),
         task_readers: "Iterable[str]" = (),
         housekeeping: "Iterable[str]" = (),
+        carriers: "Iterable[Carrier]" = (),
+        start_method: str = "",
     ) -> None:
         self.name = name
         self.modules = tuple(modules)
@@ -98,6 +147,8 @@ class Library:
         self.result_readers = tuple(result_readers)
         self.task_readers = tuple(task_readers)
         self.housekeeping = tuple(housekeeping)
+        self.carriers = tuple(carriers)
+        self.start_method = start_method
 
 
 _FUTURE = (
@@ -180,6 +231,65 @@ def _loky_runs(package: str) -> tuple[str, ...]:
 
 _LOKY_WRAPPED = ("dumps", "dump")
 
+_SUBMIT = {"submit": "fn! *args! **kwargs!", "map": "fn! *iterables! timeout chunksize"}
+
+
+def _carriers(package: str) -> "tuple[Carrier, ...]":
+    """Return what carries work in `multiprocessing`, or in a package with the same modules."""
+    whole = (package, f"{package}.context")
+    apply, over = "func! args! kwds! callback error_callback", "func! iterable! chunksize"
+    return (
+        Carrier(
+            "Pool",
+            (*whole, f"{package}.pool"),
+            "processes initializer! initargs! maxtasksperchild context@",
+            {
+                "apply": "func! args! kwds!",
+                "apply_async": apply,
+                **dict.fromkeys(("map", "starmap", "imap", "imap_unordered"), over),
+                **dict.fromkeys(("map_async", "starmap_async"), over),
+            },
+            starts="made",
+        ),
+        Carrier(
+            "Process",
+            (*whole, f"{package}.process"),
+            "group target! name args! kwargs!",
+            {"start": ""},
+            starts="start()",
+            role="process",
+        ),
+        Carrier("Manager", whole, role="manager"),
+        Carrier(
+            "BaseManager",
+            (f"{package}.managers",),
+            "address authkey serializer ctx@",
+            {"start": ""},
+            starts="start()",
+            role="process",
+        ),
+        *(
+            Carrier(name, (package, f"{package}.queues"), "", methods, role="channel")
+            for name, methods in (
+                ("Queue", {"put": "obj!", "put_nowait": "obj!"}),
+                ("JoinableQueue", {"put": "obj!", "put_nowait": "obj!"}),
+                ("SimpleQueue", {"put": "obj!"}),
+            )
+        ),
+        Carrier("Pipe", (package, f"{package}.connection"), "", {"send": "obj!"}, role="pipe"),
+    )
+
+
+def _loky_carriers(package: str) -> "tuple[Carrier, ...]":
+    parameters = "max_workers job_reducers result_reducers timeout context initializer! initargs!"
+    return (
+        Carrier("get_reusable_executor", (package, f"{package}.reusable_executor"), "", _SUBMIT),
+        Carrier(
+            "ProcessPoolExecutor", (package, f"{package}.process_executor"), parameters, _SUBMIT
+        ),
+    )
+
+
 LIBRARIES = (
     Library(
         "joblib",
@@ -201,6 +311,7 @@ LIBRARIES = (
         },
         answers=True,
         by_value=True,
+        carriers=_loky_carriers("joblib.externals.loky"),
     ),
     Library(
         "loky",
@@ -214,6 +325,7 @@ LIBRARIES = (
         stop="executor.shutdown(), or get_reusable_executor().shutdown()",
         answers=True,
         by_value=True,
+        carriers=_loky_carriers("loky"),
     ),
     Library(
         "concurrent.futures",
@@ -250,6 +362,21 @@ LIBRARIES = (
         senders={"concurrent.futures.thread": (("_WorkItem.run", "future self.future"),)},
         answers=True,
         result_readers=("wait_result_broken_or_wakeup",),
+        carriers=(
+            Carrier(
+                "ProcessPoolExecutor",
+                ("concurrent.futures", "concurrent.futures.process"),
+                "max_workers mp_context@ initializer! initargs! max_tasks_per_child",
+                _SUBMIT,
+            ),
+            # Makes such an executor of its own.
+            Carrier(
+                "process_map",
+                ("tqdm.contrib.concurrent",),
+                "fn! *iterables! max_workers chunksize",
+                role="function",
+            ),
+        ),
     ),
     Library(
         "dask",
@@ -261,6 +388,7 @@ LIBRARIES = (
         "torch.multiprocessing",
         modules=("torch.multiprocessing.",),
         public={"torch": "torch.multiprocessing"},
+        carriers=_carriers("torch.multiprocessing"),
     ),
     Library(
         "multiprocessing",
@@ -281,6 +409,7 @@ LIBRARIES = (
         service=r"-c (?:import sys; )?from (?:multiprocessing|multiprocess|billiard)\.\w+ import",
         answers=True,
         result_readers=("_handle_results", "_callmethod"),
+        carriers=_carriers("multiprocessing"),
     ),
     Library(
         "multiprocess",
@@ -308,6 +437,8 @@ LIBRARIES = (
         senders=_senders("billiard"),
         wrapped={"billiard.reduction": ("ForkingPickler.dumps", "dump")},
         result_readers=("on_state_change", "_process_result", "handle_event"),
+        carriers=_carriers("billiard"),
+        start_method="fork",
     ),
     Library(
         "dask.distributed",
@@ -384,6 +515,18 @@ LIBRARIES = (
         },
         senders={"pebble.pool.process": (("WorkerManager.dispatch", "future task.future"),)},
         answers=True,
+        carriers=(
+            Carrier(
+                "ProcessPool",
+                ("pebble", "pebble.pool"),
+                "max_workers max_tasks initializer! initargs! context@",
+                {
+                    "schedule": "function! args! kwargs! timeout",
+                    "submit": "function! timeout *args! **kwargs!",
+                    "map": "function! *iterables! timeout chunksize",
+                },
+            ),
+        ),
     ),
     Library(
         "mpire",
@@ -395,6 +538,8 @@ LIBRARIES = (
         modules=("anyio.to_process", "anyio.to_interpreter"),
         public={"anyio": "anyio"},
         commands=((r"-m anyio\.to_process\b", "anyio"),),
+        carriers=(Carrier("run_sync", ("anyio.to_process",), "func! *args!", role="function"),),
+        start_method="spawn",
     ),
     Library(
         "ray",
@@ -452,6 +597,19 @@ ALWAYS: "Functions" = {
 }
 """Functions that no single library owns, of the standard library and of Jupyter, as in
 `Library.functions`."""
+
+RUNNERS = {
+    f"{module}.{name}": "learner! goal executor"
+    for module in ("adaptive", "adaptive.runner")
+    for name in ("Runner", "AsyncRunner", "BlockingRunner")
+}
+"""What hands work to the executor that it is given, or to `DEFAULT`: its parameters."""
+
+DEFAULT = "loky.get_reusable_executor"
+"""What makes the executor of a runner that is given none."""
+
+LEARNERS = ("adaptive.",)
+"""Packages whose objects are sent without all but the first thing that they are made with."""
 
 MODULES = tuple(module for library in LIBRARIES for module in library.modules)
 """Modules that carry work between processes, by the beginning of their names."""

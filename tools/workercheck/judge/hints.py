@@ -12,6 +12,11 @@ LOOK = {
     "process": "Read its exitcode after join(), or mend what it runs.",
 }
 
+GUARD = (
+    "A worker imports the script that started it: guard what must not run there with "
+    'if __name__ == "__main__", and run the script from a file.'
+)
+
 
 def failed_load(
     e: ev.LoadFailed,
@@ -39,10 +44,7 @@ def failed_load(
     """
     name = (thing or "it").rsplit(".", 1)[-1]
     if e.importing == "__main__":
-        return (
-            "A worker imports the script that started it: guard what must not run there with "
-            'if __name__ == "__main__", and run the script from a file.'
-        )
+        return GUARD
     if e.importing:
         return (
             f"The worker imports {e.importing} by itself, in its own order and environment, and "
@@ -68,7 +70,7 @@ def failed_load(
             f"{thing}, and in a worker under {method or 'this start method'} that is {e.found}."
         )
     if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
-        return _by_value(name, executor, through)
+        return by_value(name, executor, through)
     if e.exception == "AttributeError":
         return (
             "Make the module that the worker imports the one that the page has: the worker "
@@ -82,7 +84,7 @@ def failed_load(
     return f"Loading {name} raises: mend its __setstate__ or __reduce__, or send plain data."
 
 
-def _by_value(name: str, executor: str | None, through: str) -> str:
+def by_value(name: str, executor: str | None, through: str) -> str:
     """Say how a function or a class of the page gets to a worker."""
     library = libraries.library_of(executor)
     move = f"Move {name} into a module that both processes can import"
@@ -109,6 +111,11 @@ def failed_dump(e: ev.PickleFailed, executor: str | None, *, is_result: bool) ->
             f"Send plain data: something in {name}, or that it refers to, cannot be pickled, such "
             "as a lock, a file or a generator. Make it inside the worker."
         )
+    return unpicklable(name)
+
+
+def unpicklable(name: str) -> str:
+    """Say what to do about a function or a class that pickle cannot store."""
     return (
         f"Move {name} to the top level of a module, send plain data instead, or hand the work to "
         "loky, which pickles functions by value."

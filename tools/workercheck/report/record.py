@@ -71,6 +71,8 @@ class Report:
     """Whether the pages are the files and tests of a command that handed work out."""
     unfinished: str = ""
     """What ended the build before its time; empty where nothing did."""
+    was_read: bool = False
+    """Whether the pages were read only, and nothing was to run."""
 
     @property
     def verdict(self) -> str:
@@ -206,6 +208,9 @@ def summary(report: Report) -> str:
     if report.of_command:
         what = count(len(report.pages), "file or test", "files and tests")
         return f"{what} handed out work, {failed} failed ({count(expected, 'failure')} expected)"
+    if report.was_read:
+        read = f"{count(len(report.pages), 'file')} with code read, {failed} failed"
+        return f"{read} ({count(expected, 'failure')} expected)" if expected else read
     counts = {
         "unchanged": sum(page.unchanged for page in report.pages),
         "from the cache": sum(page.cached and not page.unchanged for page in report.pages),
@@ -261,7 +266,7 @@ def junit(report: Report) -> str:
                 message=page.unexpected[0].message,
             )
             failure.text = "\n".join(line(page, finding) for finding in page.unexpected)
-        elif not page.executed:
+        elif not page.executed and not report.was_read:
             ElementTree.SubElement(
                 case, "skipped", message=f"not executed, {page.why_not_executed}"
             )

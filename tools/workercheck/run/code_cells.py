@@ -70,14 +70,14 @@ def _names(cell: CodeCell) -> Iterator[tuple[int, CodeCell]]:
 
 def _in_notebook(text: str) -> Iterator[CodeCell]:
     cells = json.loads(text)["cells"]
-    begins = _begins(text, len(cells))
+    begins = begins_of(text, len(cells))
     index = 0
     for cell, begin, end in zip(cells, begins, begins[1:], strict=False):
         source = _source(cell)
         if cell["cell_type"] == "code" and source.strip():
             lines = tuple(source.split("\n"))
             tags = frozenset(map(str, cell.get("metadata", {}).get("tags", ())))
-            yield CodeCell(index, lines, tuple(_numbers(text, begin, end, lines)), tags)
+            yield CodeCell(index, lines, tuple(numbers_of(text, begin, end, lines)), tags)
             index += 1
 
 
@@ -103,7 +103,7 @@ def _source(cell: Any) -> str:
     return source if isinstance(source, str) else "".join(source)
 
 
-def _begins(text: str, count: int) -> list[int]:
+def begins_of(text: str, count: int) -> list[int]:
     """Return where each cell begins in the file, and where it ends."""
     # Within a text the quotes are escaped, so that this matches keys only.
     begins = [match.start() for match in re.finditer(r'(?<!\\)"cell_type"\s*:', text)]
@@ -112,7 +112,7 @@ def _begins(text: str, count: int) -> list[int]:
     return [*begins, len(text)]
 
 
-def _numbers(text: str, begin: int, end: int, lines: Sequence[str]) -> list[int]:
+def numbers_of(text: str, begin: int, end: int, lines: Sequence[str]) -> list[int]:
     """Return the line of the file for each line of a cell: that of the cell, where all are one."""
     for match in re.compile(r'(?<!\\)"source"\s*:\s*\[\s*').finditer(text, begin, end):
         first = text.count("\n", 0, match.end())

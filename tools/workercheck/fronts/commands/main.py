@@ -11,13 +11,14 @@ from workercheck import __version__
 from workercheck.fronts.commands import extra
 from workercheck.report import gate
 from workercheck.report import record as report
+from workercheck.report.sarif import sarif
 
 FORMATS = {"text": report.text, "json": report.Report.to_json, "junit": report.junit}
-FORMATS["github"] = report.github
+FORMATS |= {"github": report.github, "sarif": sarif}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``workercheck OUTDIR``, ``workercheck run`` or ``workercheck doctor``.
+    """Run ``workercheck OUTDIR``, or ``run``, ``lint`` or ``doctor``.
 
     Returns
     -------
@@ -37,14 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from workercheck.fronts.commands import run
 
         return run.main(arguments[1:], FORMATS)
+    if arguments[:1] == ["lint"]:
+        from workercheck.fronts.commands import lint
+
+        return lint.main(arguments[1:], FORMATS)
     parser = argparse.ArgumentParser(
         prog="workercheck",
         description="Judge a finished documentation build by the report that the Sphinx "
         "extension workercheck left in it.",
         epilog="exit status: 0 clean, 1 findings, 2 it cannot tell. "
         "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck run PAGE…` "
-        "executes notebooks and MyST pages, `workercheck doctor` looks at this environment; see "
-        "their --help.",
+        "executes notebooks and MyST pages, `workercheck lint PATH…` reads pages and scripts "
+        "without running them, `workercheck doctor` looks at this environment; see their --help.",
     )
     parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
     parser.add_argument("--format", choices=sorted(FORMATS), default="text")

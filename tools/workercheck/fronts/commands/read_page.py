@@ -21,7 +21,7 @@ from workercheck.run.reading import PageError
 
 NOTEBOOK, MARKDOWN = ".ipynb", ".md"
 
-_SETTINGS = "mystnb"
+SETTINGS = "mystnb"
 """The key of a page's header that says how it is executed, as myst-nb reads it."""
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -50,16 +50,8 @@ def read(docname: str, path: Path, text: str) -> Page:
         If it is no notebook, has nothing to run or names no kernel, or if its header says what
         cannot be.
     """
-    try:
-        notebook = _notebook(path, text)
-    except PageError:
-        raise
-    except Exception as exc:
-        reading.check_header(text, reading.front_matter(text), _SETTINGS)
-        found = reading.unreadable(text, exc)
-        raise PageError(textwrap.shorten(str(found), 300), found.line, found.hint) from exc
-    reading.check_header(text, notebook.metadata, _SETTINGS)
-    settings = _settings(text, notebook.metadata.get(_SETTINGS, {}))
+    notebook = notebook_of(path, text)
+    settings = _settings(text, notebook.metadata.get(SETTINGS, {}))
     exclusive = reading.is_exclusive(text, notebook.metadata.get(reading.KEY, {}))
     cells = reading.cells_of(path, notebook, reading.lines_of(path, text, notebook))
     if not cells:
@@ -87,6 +79,30 @@ def read(docname: str, path: Path, text: str) -> Page:
     )
 
 
+class NoNotebookError(PageError):
+    """A page of Markdown does not say that it is a notebook."""
+
+
+def notebook_of(path: Path, text: str) -> nbformat.NotebookNode:
+    """Read a page as a notebook.
+
+    Raises
+    ------
+    PageError
+        If it is none, or if its header says what cannot be.
+    """
+    try:
+        notebook = _notebook(path, text)
+    except PageError:
+        raise
+    except Exception as exc:
+        reading.check_header(text, reading.front_matter(text), SETTINGS)
+        found = reading.unreadable(text, exc)
+        raise PageError(textwrap.shorten(str(found), 300), found.line, found.hint) from exc
+    reading.check_header(text, notebook.metadata, SETTINGS)
+    return notebook
+
+
 def unconverted_cells(page: Page, text: str) -> Iterator[int]:
     """Yield the line of each ``code-cell`` that is no cell: nobody executes it."""
     if page.path.suffix == MARKDOWN:
@@ -110,10 +126,10 @@ def _notebook(path: Path, text: str) -> nbformat.NotebookNode:
         _without_header(text), add_source_map=True
     )
     header = reading.header_of(text)
-    reading.check_header(text, header, _SETTINGS)
+    reading.check_header(text, header, SETTINGS)
     form = header.get("jupytext", {}).get("text_representation", {})
     if header.get("file_format") != "mystnb" and form.get("format_name") != "myst":
-        raise PageError(
+        raise NoNotebookError(
             "it is no notebook: its header does not say so",
             1,
             "Leave it out, or begin it with a header that says file_format: mystnb and "
@@ -159,8 +175,8 @@ def _settings(text: str, header: Mapping[str, Any]) -> dict[str, Any]:
     for name, (is_right, allowed) in checks.items():
         if name in header and not is_right(header[name]):
             raise PageError(
-                f"its {_SETTINGS!r} header is not valid ({name} is {header[name]!r})",
-                reading.line_of(text, _SETTINGS, name),
+                f"its {SETTINGS!r} header is not valid ({name} is {header[name]!r})",
+                reading.line_of(text, SETTINGS, name),
                 f"It must be {allowed}; YAML takes the words on, off, yes and no for true and "
                 "false unless they are quoted.",
             )

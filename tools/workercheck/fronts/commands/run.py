@@ -10,7 +10,7 @@ from pathlib import Path
 from workercheck.fronts.commands import extra, run_command
 from workercheck.report.record import Report
 
-_USAGE = """workercheck run [--report FILE] [--format {github,json,junit,text}] -- COMMAND …
+_USAGE = """workercheck run [--report FILE] [--format {github,json,junit,sarif,text}] -- COMMAND …
        workercheck run [--jobs N] [--timeout SECONDS] [--report FILE] [--format …] PAGE…"""
 
 _EPILOG = """exit status of a command: its own where it is not 0, else 1 on findings, 2 when nothing
@@ -55,7 +55,7 @@ def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> in
     options = parser.parse_args(own)
 
     def save(found: Report) -> bool:
-        return options.report is None or _save(found, options.report)
+        return options.report is None or save_report(found, options.report)
 
     if command:
         if options.pages:
@@ -101,7 +101,7 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     return parse
 
 
-def _save(found: Report, path: Path) -> bool:
+def save_report(found: Report, path: Path) -> bool:
     """Write the report; return whether it could be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

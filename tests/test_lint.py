@@ -1,0 +1,614 @@
+"""`workercheck lint` reads pages and scripts: each fault is found, none of their healthy twins is.
+
+Nothing is run here, but for the command line itself.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from conftest import HEADER, ROOT
+from workercheck.fronts.commands import lint as command
+from workercheck.fronts.commands.main import FORMATS
+from workercheck.judge.finding import FINDING_KINDS, MEANINGS
+from workercheck.lint.cells import Code, script
+from workercheck.lint.follow import check
+
+FAULTS = sorted((ROOT / "tests" / "faults").glob("*.md"))
+HEALTHY = sorted((ROOT / "tests" / "healthy").glob("*.md"))
+
+START = """
+import functools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+def area(x):
+    return x * x
+
+class Point:
+    def norm(self):
+        return 0
+"""
+
+
+def page(*cells: str, tags: str = "") -> list[tuple[str, int]]:
+    """Return the findings about a page: kind, and line in the text of all cells."""
+    codes = []
+    line = 1
+    for index, cell in enumerate(cells):
+        text = textwrap.dedent(cell)
+        count = len(text.splitlines())
+        codes.append(
+            Code(
+                line=line,
+                tags=frozenset(tags.split()),
+                source=text,
+                lines=tuple(range(line, line + count)),
+                index=index,
+            )
+        )
+        line += count
+    return [(f.kind, f.object) for f in check(codes, is_script=False)]
+
+
+LOST, UNSENT = "unpickle-task", "pickle-task"
+AREA, POINT, LAMBDA = "__main__.area", "__main__.Point", "__main__.<lambda>"
+
+PAGES = {
+    "submit": (
+        "ProcessPoolExecutor(1).submit(area, 2)",
+        "ProcessPoolExecutor(1).submit(abs, 2)",
+        (LOST, AREA),
+    ),
+    "map of a with block": (
+        "with ProcessPoolExecutor() as pool:\n    list(pool.map(area, range(4)))",
+        "with ThreadPoolExecutor() as pool:\n    list(pool.map(area, range(4)))",
+        (LOST, AREA),
+    ),
+    "lambda, whatever the start method": (
+        "ProcessPoolExecutor(1, multiprocessing.get_context('fork')).submit(lambda: 1)",
+        "ThreadPoolExecutor(1).submit(lambda: 1)",
+        (UNSENT, LAMBDA),
+    ),
+    "named lambda": (
+        "double = lambda x: 2 * x\nmultiprocessing.Pool(1).map(double, [1])",
+        "double = lambda x: 2 * x\nprint(map(double, [1]))",
+        (UNSENT, LAMBDA),
+    ),
+    "partial": (
+        "work = functools.partial(area, 2)\nProcessPoolExecutor().submit(work)",
+        "work = functools.partial(pow, 2)\nProcessPoolExecutor().submit(work)",
+        (LOST, AREA),
+    ),
+    "method of an object": (
+        "point = Point()\nProcessPoolExecutor().submit(point.norm)",
+        "point = 1j\nProcessPoolExecutor().submit(point.conjugate)",
+        (LOST, POINT),
+    ),
+    "argument": (
+        "multiprocessing.Pool(1).apply_async(repr, (Point(),))",
+        "multiprocessing.Pool(1).apply_async(repr, (1,), callback=lambda done: None)",
+        (LOST, POINT),
+    ),
+    "arguments in a list": (
+        "multiprocessing.Pool(1).imap_unordered(repr, [Point() for _ in range(3)])",
+        "multiprocessing.Pool(1).imap_unordered(repr, [Point().norm() for _ in range(3)])",
+        (LOST, POINT),
+    ),
+    "starmap": (
+        "multiprocessing.Pool(1).starmap(area, [(1,)])",
+        "multiprocessing.pool.ThreadPool(1).starmap(area, [(1,)])",
+        (LOST, AREA),
+    ),
+    "context": (
+        "context = multiprocessing.get_context('spawn')\n"
+        "with context.Pool(1) as pool:\n    pool.map(area, [1])",
+        "context = multiprocessing.get_context('fork')\n"
+        "with context.Pool(1) as pool:\n    pool.map(area, [1])",
+        (LOST, AREA),
+    ),
+    "mp_context": (
+        "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')).submit(area, 1)",
+        "ProcessPoolExecutor(mp_context=multiprocessing.get_context('fork')).submit(area, 1)",
+        (LOST, AREA),
+    ),
+    "mp_context is None": (
+        "ProcessPoolExecutor(1, mp_context=None).submit(area, 1)",
+        "ProcessPoolExecutor(1, mp_context=somebody_knows).submit(area, 1)",
+        (LOST, AREA),
+    ),
+    "set_start_method": (
+        "multiprocessing.set_start_method('spawn')\nmultiprocessing.Pool(1).map(area, [1])",
+        "multiprocessing.set_start_method('fork')\nmultiprocessing.Pool(1).map(area, [1])",
+        (LOST, AREA),
+    ),
+    "Process": (
+        "process = multiprocessing.Process(target=area, args=(1,))\nprocess.start()",
+        "process = multiprocessing.Process(target=area, args=(1,))",
+        (LOST, AREA),
+    ),
+    "Processes in a list": (
+        "jobs = []\nfor n in range(2):\n    jobs.append(multiprocessing.Process(target=area))\n"
+        "for job in jobs:\n    job.start()",
+        "import threading\njobs = []\nfor n in range(2):\n"
+        "    jobs.append(threading.Thread(target=area))\nfor job in jobs:\n    job.start()",
+        (LOST, AREA),
+    ),
+    "subclass of Process": (
+        "class Job(multiprocessing.Process):\n    def run(self):\n        pass\nJob().start()",
+        "class Job(multiprocessing.get_context('fork').Process):\n"
+        "    def run(self):\n        pass\nJob().start()",
+        (LOST, "__main__.Job"),
+    ),
+    "initializer": (
+        "multiprocessing.Pool(1, initializer=area, initargs=(1,))",
+        "multiprocessing.Pool(1, initializer=print, initargs=(1,))",
+        (LOST, AREA),
+    ),
+    "initargs": (
+        "multiprocessing.Pool(1, print, (Point(),))",
+        "ThreadPoolExecutor(1, 'name', print, (Point(),))",
+        (LOST, POINT),
+    ),
+    "run_in_executor": (
+        "loop = get_loop()\nawait loop.run_in_executor(ProcessPoolExecutor(), area, 1)",
+        "loop = get_loop()\nawait loop.run_in_executor(None, area, 1)",
+        (LOST, AREA),
+    ),
+    "runner of adaptive": (
+        "import adaptive\nlearner = adaptive.Learner1D(area, (-1, 1))\n"
+        "adaptive.Runner(learner, npoints_goal=9, executor=ProcessPoolExecutor())",
+        "import adaptive\nlearner = adaptive.Learner1D(area, (-1, 1))\n"
+        "adaptive.Runner(learner, npoints_goal=9, executor=ThreadPoolExecutor())",
+        (LOST, AREA),
+    ),
+    "cached function for a runner": (
+        "import adaptive\narea = functools.lru_cache(maxsize=None)(area)\n"
+        "@functools.cache\ndef edge(x):\n    return x\n"
+        "adaptive.BlockingRunner(adaptive.Learner1D(edge, (-1, 1)))",
+        "import adaptive\nadaptive.BlockingRunner(adaptive.Learner1D(area, (-1, 1)))",
+        (LOST, "__main__.edge"),
+    ),
+    "cached function for loky": (
+        "import loky\n@functools.lru_cache\ndef edge(x):\n    return x\n"
+        "loky.get_reusable_executor().submit(edge, 1)",
+        "import loky\nloky.get_reusable_executor().submit(lambda: area(1))",
+        (LOST, "__main__.edge"),
+    ),
+    "cached function that another one calls": (
+        "from loky import get_reusable_executor\n@functools.cache\ndef edge(x):\n    return x\n"
+        "def around(x):\n    return 4 * edge(x)\nget_reusable_executor().submit(around, 1)",
+        "from loky import get_reusable_executor\ndef edge(x):\n    return x\n"
+        "def around(x):\n    return 4 * edge(x)\nget_reusable_executor().submit(around, 1)",
+        (LOST, "__main__.edge"),
+    ),
+    "another name": (
+        "f = area\nExecutor = ProcessPoolExecutor\npool = Executor(1)\nother = pool\n"
+        "call = other.submit\ncall(f, 1)",
+        "from elsewhere import area\nf = area\npool = ProcessPoolExecutor(1)\npool.submit(f, 1)",
+        (LOST, AREA),
+    ),
+    "executor that a function makes": (
+        "def make():\n    return ProcessPoolExecutor()\nmake().submit(area, 1)",
+        "def make():\n    return ThreadPoolExecutor()\nmake().submit(area, 1)",
+        (LOST, AREA),
+    ),
+    "executor that a function takes": (
+        "def run(pool, f):\n    return pool.submit(f, 1)\nrun(ProcessPoolExecutor(), area)",
+        "def run(pool, f):\n    return pool.submit(f, 1)\nrun(ThreadPoolExecutor(), area)",
+        (LOST, AREA),
+    ),
+    "executor made anew": (
+        "pool = ThreadPoolExecutor()\npool = ProcessPoolExecutor()\npool.submit(area, 1)",
+        "pool = ProcessPoolExecutor()\npool = ThreadPoolExecutor()\npool.submit(area, 1)",
+        (LOST, AREA),
+    ),
+    "one of two executors": (
+        "import sys\nif sys.argv:\n    pool = ProcessPoolExecutor()\npool.submit(area, 1)",
+        "import sys\nif sys.argv:\n    pool = ProcessPoolExecutor()\nelse:\n"
+        "    pool = ThreadPoolExecutor()\npool.submit(area, 1)",
+        (LOST, AREA),
+    ),
+    "class that says how it is pickled": (
+        "class Own:\n    pass\nProcessPoolExecutor().submit(repr, Own())",
+        "class Own:\n    def __reduce__(self):\n        return int, ()\n"
+        "ProcessPoolExecutor().submit(repr, Own())",
+        (LOST, "__main__.Own"),
+    ),
+    "decorated function": (
+        "def edge(x):\n    return x\nmultiprocessing.Pool().map(edge, [1])",
+        "import numba\n@numba.njit\ndef edge(x):\n    return x\n"
+        "multiprocessing.Pool().map(edge, [1])",
+        (LOST, "__main__.edge"),
+    ),
+    "manager": (
+        "shared = multiprocessing.Manager().dict()\nshared['point'] = Point()",
+        "shared = multiprocessing.Manager().dict()\nshared['point'] = 1",
+        (LOST, POINT),
+    ),
+    "queue": (
+        "queue = multiprocessing.Queue()\nqueue.put(Point())\n"
+        "multiprocessing.Process(target=print, args=(queue,)).start()",
+        "queue = multiprocessing.Queue()\nqueue.put(Point())\nqueue.get()",
+        (LOST, POINT),
+    ),
+    "magic": (
+        "%matplotlib inline\nfiles = !ls\nProcessPoolExecutor().submit(area, 1)",
+        "%matplotlib inline\nfiles = !ls\nProcessPoolExecutor().submit(abs, 1)",
+        (LOST, AREA),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_fault_is_found_and_its_healthy_twin_is_not_accused(name: str) -> None:
+    fault, healthy, expected = PAGES[name]
+    assert [expected] == page(START, fault)
+    assert [] == page(START, healthy)
+
+
+SCRIPTS = {
+    "lambda": (
+        "def run():\n    with ProcessPoolExecutor() as pool:\n        pool.submit(lambda: 1)",
+        "def run():\n    with ProcessPoolExecutor() as pool:\n        pool.submit(area, 1)",
+        (UNSENT, LAMBDA, 14),
+    ),
+    "local function": (
+        "def run():\n    def work():\n        pass\n    multiprocessing.Pool().apply(work)",
+        "def work():\n    pass\ndef run():\n    multiprocessing.Pool().apply(work)",
+        (UNSENT, "__main__.run.<locals>.work", 15),
+    ),
+    "method that hands out": (
+        "class Job:\n    def __init__(self):\n        self.pool = ProcessPoolExecutor()\n"
+        "    def run(self):\n        self.pool.submit(lambda: 1)\n"
+        "if __name__ == '__main__':\n    Job().run()",
+        "class Job:\n    def __init__(self):\n        self.pool = ProcessPoolExecutor()\n"
+        "    def run(self):\n        self.pool.submit(area, 1)\n"
+        "if __name__ == '__main__':\n    Job().run()",
+        (UNSENT, LAMBDA, 16),
+    ),
+    "missing guard": (
+        "multiprocessing.Process(target=print).start()",
+        "if __name__ == '__main__':\n    multiprocessing.Process(target=print).start()",
+        (LOST, "__main__", 12),
+    ),
+    "missing guard around a call": (
+        "def main():\n    with multiprocessing.Pool() as pool:\n        pool.map(area, [1])\n"
+        "main()",
+        "def main():\n    with multiprocessing.Pool() as pool:\n        pool.map(area, [1])\n"
+        "if '__main__' == __name__:\n    main()",
+        (LOST, "__main__", 13),
+    ),
+    "function that only the main process has": (
+        "if __name__ == '__main__':\n    def work():\n        pass\n"
+        "    multiprocessing.Pool().apply(work)",
+        "def work():\n    pass\nif __name__ == '__main__':\n    multiprocessing.Pool().apply(work)",
+        (LOST, "__main__.work", 15),
+    ),
+    "cached function for loky": (
+        "import loky\n@functools.cache\ndef edge(x):\n    return x\n"
+        "if __name__ == '__main__':\n    loky.get_reusable_executor().submit(edge, 1)",
+        # A module: its functions have a name that workers can import.
+        "import loky\n@functools.cache\ndef edge(x):\n    return x\n"
+        "def run():\n    loky.get_reusable_executor().submit(edge, 1)",
+        (LOST, "__main__.edge", 17),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script(name: str) -> None:
+    fault, healthy, expected = SCRIPTS[name]
+    found = check([script(START + fault)], is_script=True)
+    first, *others = [(f.kind, f.object, f.line) for f in found]
+    assert expected == first
+    assert all(other[1] == "__main__" for other in others)
+    assert [] == check([script(START + healthy)], is_script=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# sphinx_gallery_expect_worker_error = True\n{}",
+        "import pytest\n@pytest.mark.expect_worker_error\ndef test():\n    {}",
+    ],
+    ids=["example", "test"],
+)
+def test_script_that_expects_it(text: str) -> None:
+    body = START + text.format("ProcessPoolExecutor(1).submit(lambda: 1)")
+    found = check([script(body)], is_script=True)
+    assert found and all(finding.expected for finding in found)
+
+
+# -- The corpora ------------------------------------------------------------------
+
+
+def front_matter(path: Path) -> dict:
+    return yaml.safe_load(path.read_text().split("---\n")[1])
+
+
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
+def test_healthy_page_is_not_accused(path: Path) -> None:
+    assert not command._lint(path)
+
+
+def lost_objects(path: Path) -> bool:
+    """Whether the page loses an object of its own, and no module that is not there."""
+    return any(
+        f["kind"] in (LOST, UNSENT) and f.get("object", "__main__").startswith("__main__")
+        for f in front_matter(path).get("expect") or ()
+    )
+
+
+ELSEWHERE = {
+    # What they send cannot be pickled, or loaded, for a reason of its own.
+    *("dask-argument-generator", "ipyparallel-argument-generator", "joblib-argument-generator"),
+    *("loky-argument-generator", "multiprocess-argument-generator"),
+    *("loky-load-raises-KeyboardInterrupt", "loky-load-raises-MemoryError"),
+    *("loky-load-raises-RecursionError", "loky-load-raises-SystemExit", "loky-raises-on-load"),
+    # What they send is handed on by a library, or by a module of the page's.
+    *("manager-method-argument", "scipy-workers", "sklearn-lru-cache"),
+    *("interpreters-another-pool", "manager-gone"),
+    # They write a script, and run it.
+    *("script-from-standard-input", "script-without-guard-forkserver"),
+    "script-without-guard-spawn",
+}
+"""The pages that only a run shows to lose an object of their own."""
+
+OWN = [path for path in FAULTS if lost_objects(path)]
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
+def test_lost_object_of_a_page_is_found(path: Path) -> None:
+    found = command._lint(path) or []
+    assert (path.stem not in ELSEWHERE) == bool(found)
+    wanted = {
+        (f["kind"], f["object"], f.get("expected", False))
+        for f in front_matter(path)["expect"]
+        if "object" in f
+    }
+    if found:
+        assert wanted <= {(f.kind, f.object, f.expected) for f in found}
+
+
+# -- The command ------------------------------------------------------------------
+
+
+def lint(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workercheck", "lint", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+BROKEN = START + "\nwith ProcessPoolExecutor() as pool:\n    pool.submit(area, 1)"
+
+
+def write(folder: Path, code: str = BROKEN, tags: str = "") -> None:
+    """Write a page, a notebook and a script with the same code."""
+    option = f":tags: [{tags}]\n\n" if tags else ""
+    (folder / "page.md").write_text(f"{HEADER}# Page\n\n```{{code-cell}}\n{option}{code}\n```\n")
+    cell = {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": "a",
+        "metadata": {"tags": [tags] if tags else []},
+        "outputs": [],
+        "source": code.splitlines(keepends=True),
+    }
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (folder / "book.ipynb").write_text(json.dumps(notebook, indent=1))
+    (folder / "tool.py").write_text(f"{code}\n")
+
+
+def line_with(path: Path, text: str) -> int:
+    lines = path.read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
+def test_folder_is_searched_and_lines_are_those_of_the_files(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / ".hidden").mkdir()
+    write(tmp_path / ".hidden")
+    (tmp_path / "notes.md").write_text("# No notebook\n")
+    (tmp_path / "data.txt").write_text("(")
+    done = lint(tmp_path, ".")
+    assert (1, "") == (done.returncode, done.stderr)
+    summary, *lines = done.stdout.splitlines()
+    assert "workercheck: 3 files with code read, 3 failed" == summary
+    places = [line.split(": ")[0] for line in lines]
+    assert places == [
+        f"{name}:{line_with(tmp_path / name, 'pool.submit')}"
+        for name in ("book.ipynb", "page.md", "tool.py")
+    ]
+    assert "code cell 1, 'import functools': a worker cannot unpickle __main__.area" in lines[0]
+    assert "under the default start method (forkserver on Linux" in lines[1]
+    assert "use" not in lines[1].split("Move area into a module")[0]
+    assert "a worker cannot import the script" in lines[2]
+
+
+def test_nothing_to_find(tmp_path: Path) -> None:
+    write(tmp_path, "print(1)")
+    done = lint(tmp_path, "page.md", "book.ipynb", "tool.py")
+    assert (0, "workercheck: 3 files with code read, 0 failed\n", "") == (
+        done.returncode,
+        done.stdout,
+        done.stderr,
+    )
+
+
+def test_cell_that_expects_it(tmp_path: Path) -> None:
+    write(tmp_path, tags="expect-worker-error")
+    done = lint(tmp_path, "page.md", "book.ipynb")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "workercheck: 2 files with code read, 0 failed (2 failures expected)\n" == done.stdout
+
+
+def test_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    (tmp_path / "fine page.md").write_text(f"{HEADER}```{{code-cell}}\nprint(1)\n```\n")
+    outputs = {}
+    for name in FORMATS:
+        assert 1 == command.main(["--format", name, "--report", "r.json", "."], FORMATS)
+        outputs[name] = capsys.readouterr().out
+    report = json.loads(outputs["json"])
+    assert report == json.loads((tmp_path / "r.json").read_text())
+    assert "fail" == report["verdict"]
+    by_source = {p["source"]: p["findings"] for p in report["pages"]}
+    line = line_with(tmp_path / "page.md", "pool.submit")
+    assert [(LOST, AREA, line, 0)] == [
+        (f["kind"], f["object"], f["line"], f["cell"]) for f in by_source["page.md"]
+    ]
+    assert [] == by_source["fine page.md"]
+
+    assert (
+        f"::error file=page.md,line={line},title=workercheck unpickle-task::" in outputs["github"]
+    )
+
+    suite = ElementTree.fromstring(outputs["junit"])
+    cases = {case.get("file"): [child.tag for child in case] for case in suite}
+    assert {
+        "fine page.md": [],
+        **{name: ["failure"] for name in ("book.ipynb", "page.md", "tool.py")},
+    } == cases
+
+    log = json.loads(outputs["sarif"])
+    assert "2.1.0" == log["version"]
+    (run,) = log["runs"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert sorted(FINDING_KINDS) == sorted(rules)
+    places = set()
+    for result in run["results"]:
+        assert result["ruleId"] == rules[result["ruleIndex"]]
+        assert "error" == result["level"] and result["message"]["text"]
+        place = result["locations"][0]["physicalLocation"]
+        places.add((place["artifactLocation"]["uri"], place["region"]["startLine"]))
+    assert ("page.md", line) in places
+
+
+def test_sarif_of_an_expected_finding_and_of_a_name_with_a_space(tmp_path: Path) -> None:
+    write(tmp_path, tags="expect-worker-error")
+    (tmp_path / "page.md").rename(tmp_path / "a page.md")
+    (result,) = json.loads(lint(tmp_path, "--format", "sarif", "a page.md").stdout)["runs"][0][
+        "results"
+    ]
+    assert ("note", [{"kind": "inSource"}]) == (result["level"], result["suppressions"])
+    place = result["locations"][0]["physicalLocation"]
+    assert "a%20page.md" == place["artifactLocation"]["uri"]
+
+
+def test_every_kind_has_a_meaning() -> None:
+    assert set(FINDING_KINDS) == set(MEANINGS)
+
+
+BAD = {
+    "syntax.py": (b"x = 1\ny = (\n", "syntax.py:2: the code is no Python ('(' was never closed)"),
+    "latin.py": (b"x = '\xe9'\n", "latin.py:1: "),
+    "latin.md": (b"# \xe9\n", "latin.md:1: the file is not UTF-8"),
+    "cell.md": (
+        HEADER.encode() + b"```{code-cell}\nx = 1\n```\n\n```{code-cell}\ny = 1\nz = )\n```\n",
+        "cell.md:13: the code is no Python (unmatched ')')",
+    ),
+    "cut.ipynb": (b'{"cells": [', "cut.ipynb:1: cannot be read as a notebook"),
+    "nothing.py": (None, "nothing.py: No such file or directory."),
+    "notes.txt": (b"", "notes.txt: it is no page and no script."),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_file_that_cannot_be_read_is_named_and_the_others_are_read(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    data, message = BAD[name]
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "tool.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    assert 2 == command.main([name, "tool.py"], FORMATS)
+    out, err = capsys.readouterr()
+    assert err.startswith(message), err
+    assert 1 == err.count("\n")
+    assert "1 file with code read, 1 failed" in out
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%bash\nfor i in (",
+        "%%writefile x.txt\n(((",
+        "%%time\nx = 1",
+        "print?\nx = 1",
+        "!ls (\nx = 1",
+    ],
+)
+def test_cell_that_only_ipython_understands(cell: str) -> None:
+    assert [] == page(cell)
+
+
+def test_cells_that_are_not_executed_are_not_read() -> None:
+    code = BROKEN + "\n)"
+    assert [] == page(code, tags="skip-execution")
+    assert [] == page(code, tags="raises-exception")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = " + " + ".join(["1"] * 20_000),
+        "x = " + "[" * 150 + "]" * 150,
+        "def f():\n    f()\nf()",
+        "a = []\na.append(a)\nProcessPoolExecutor().submit(repr, a)",
+        "a = [1]\n" + "a += a\n" * 60 + "ProcessPoolExecutor().submit(repr, a)",
+        "\n".join(f"def f{n}():\n    f{n + 1}()\n    f{n + 1}()" for n in range(40)) + "\nf0()",
+        "class A(A): pass\nA().x",
+    ],
+    ids=["long sum", "deep list", "recursion", "list in itself", "doubling", "tree", "own base"],
+)
+def test_code_that_is_much_work_to_follow(code: str) -> None:
+    started = time.monotonic()
+    assert [] == page(START, code)
+    assert time.monotonic() - started < 5
+
+
+def test_speed() -> None:
+    """Milliseconds a page, once the libraries that read them are loaded."""
+    command._lint(HEALTHY[0])
+    started = time.process_time()
+    for path in HEALTHY:
+        command._lint(path)
+    assert (time.process_time() - started) / len(HEALTHY) < 0.1
+
+
+def test_library_and_standard_library_are_read_without_a_crash() -> None:
+    """Code that nobody wrote for this: each file is read, or named as no Python."""
+    import concurrent.futures
+    import multiprocessing
+
+    import joblib
+
+    folders = [Path(m.__file__).parent for m in (concurrent.futures, multiprocessing, joblib)]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    assert len(files) > 60
+    for file in files:
+        command._lint(file)
+
+
+def test_hook_of_pre_commit_runs_the_command(tmp_path: Path) -> None:
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    write(tmp_path)
+    tool, *words = hook["entry"].split()
+    assert ("workercheck", ["lint"]) == (tool, words)
+    assert {"markdown", "jupyter", "python"} == set(hook["types_or"])
+    assert 1 == lint(tmp_path, "page.md").returncode

@@ -1,0 +1,140 @@
+"""``workercheck lint PATH…``: read pages and scripts, and run nothing."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import platform
+import sys
+import tokenize
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from workercheck.fronts.commands import extra
+from workercheck.fronts.commands.run import save_report
+from workercheck.judge.finding import Finding
+from workercheck.lint.cells import Code, CodeError, script
+from workercheck.lint.follow import check
+from workercheck.report.record import PageReport, Report
+
+_SCRIPT, _PAGES = ".py", (".md", ".ipynb")
+
+_PASSED_OVER = {"node_modules", "site-packages", "__pycache__", "_build"}
+"""Folders whose files nobody wrote here; with those whose names begin with a dot."""
+
+_EPILOG = """exit status: 0 clean, 1 findings, 2 a file cannot be read. Folders are searched for
+.md, .ipynb and .py files."""
+
+
+class _UnreadableError(Exception):
+    """A file cannot be read; the message says where and why."""
+
+
+def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> int:
+    """Read pages and scripts, and tell which work their workers would lose.
+
+    Returns
+    -------
+    int
+        0 clean, 1 findings, 2 a file cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="workercheck lint",
+        description="Read notebooks (.ipynb), MyST pages (.md) and scripts (.py) without running "
+        "them, and find what they hand to worker processes that cannot load it.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write report.json there")
+    parser.add_argument(
+        "--format", choices=sorted(formats), default="text", help="how findings are printed"
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    options = parser.parse_args(argv)
+
+    reports: list[PageReport] = []
+    problems: list[str] = []
+    for path in _files(options.paths):
+        try:
+            found = _lint(path)
+        except _UnreadableError as exc:
+            problems.append(str(exc))
+        else:
+            if found is not None:
+                reports.append(PageReport(str(path), _name(path), executed=False, findings=found))
+    report = Report({"python": platform.python_version()}, reports, {}, was_read=True)
+    if output := formats[options.format](report):
+        print(output, flush=True)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    is_saved = options.report is None or save_report(report, options.report)
+    if problems or not is_saved:
+        return 2
+    return 1 if report.verdict == "fail" else 0
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files that are named, and those below the folders that are, each once."""
+    seen = set()
+    for path in paths:
+        for file in _below(path) if path.is_dir() else [path]:
+            if file not in seen:
+                seen.add(file)
+                yield file
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if f[0] != "." and f not in _PASSED_OVER)
+        for file in sorted(files):
+            if file.endswith((_SCRIPT, *_PAGES)):
+                yield Path(parent, file)
+
+
+def _name(path: Path) -> str:
+    """Return the path of a file, as a report names it."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100, links stay as they are
+    cwd = Path.cwd()
+    return (absolute.relative_to(cwd) if absolute.is_relative_to(cwd) else path).as_posix()
+
+
+def _lint(path: Path) -> list[Finding] | None:
+    """Return the findings about a file, None where it has no code."""
+    if path.suffix not in (_SCRIPT, *_PAGES):
+        raise _UnreadableError(f"{path}: it is no page and no script. Name .md, .ipynb or .py.")
+    name = _name(path)
+    try:
+        data = path.read_bytes()
+        if path.suffix == _SCRIPT:
+            return check([script(_decoded(data))], is_script=True)
+        codes = _cells(name, path, data.decode("utf-8-sig"))
+        return check(codes, is_script=False) if codes else None
+    except OSError as exc:
+        raise _UnreadableError(f"{name}: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise _UnreadableError(f"{name}:1: the file is not UTF-8 ({exc.reason}).") from exc
+    except SyntaxError as exc:  # of the line that names the encoding of a script
+        raise _UnreadableError(f"{name}:1: {exc.msg}.") from exc
+    except CodeError as exc:
+        raise _UnreadableError(f"{name}:{exc.line}: {exc}. Mend it.") from exc
+
+
+def _decoded(data: bytes) -> str:
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    return io.TextIOWrapper(io.BytesIO(data), encoding).read()
+
+
+def _cells(name: str, path: Path, text: str) -> list[Code]:
+    """Return the code cells of a page, none where it is no notebook or nobody executes it."""
+    if path.suffix != ".ipynb" and "{code-cell}" not in text:
+        return []
+    if why := extra.missing("read pages"):
+        raise _UnreadableError(f"{name}: {why}.")
+    # Only here: a script needs none of what the extra brings.
+    from workercheck.fronts.commands import read_cells
+
+    try:
+        return read_cells.read(path, text)
+    except read_cells.PageError as exc:
+        place = f"{name}:{exc.line}" if exc.line else name
+        raise _UnreadableError(" ".join(f"{place}: {exc}. {exc.hint}".split())) from exc

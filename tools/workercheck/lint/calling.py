@@ -1,0 +1,375 @@
+"""Follow the calls of a page: its own functions, and what hands work out."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+from workercheck import libraries
+from workercheck.libraries import Carrier, Library
+from workercheck.lint import calls, verdict
+from workercheck.lint.calls import Arguments
+from workercheck.lint.expressions import Expressions, of_class
+from workercheck.lint.values import (
+    Bag,
+    Instance,
+    Known,
+    Made,
+    Member,
+    Own,
+    Scope,
+    Several,
+    Start,
+    Text,
+    Value,
+    elements,
+    leaves,
+    merged,
+    own_of,
+)
+
+_DEPTH = 12
+"""How many calls of the page's own functions are followed into each other."""
+_SAME_ELEMENTS = {"list", "tuple", "set", "frozenset", "sorted", "iter", "reversed", "tqdm"}
+"""Functions that return the elements of what they are given."""
+_COMBINED = {"zip", "enumerate", "chain", "repeat", "product"}
+"""Functions whose elements hold those of what they are given."""
+_ADDING = {"append", "add", "appendleft", "insert"}
+"""Methods that add an element to a list, or to something like it."""
+_SAME = {"enter_context", "enter_async_context", "closing", "copy", "deepcopy"}
+"""Functions that return what they are given, or one like it."""
+
+
+class Calling(Expressions):
+    """What is known while the calls of a page are followed."""
+
+    def __init__(self, *, is_script: bool) -> None:
+        super().__init__(is_script=is_script)
+        self.followed: set[int] = set()
+        """The functions of the page that were called, or handed to something that may."""
+        self._defaults: dict[str, Start] = {}
+        self._calls: list[ast.AST] = []
+        self._returned: list[Value] = []
+
+    def body(self, statements: Sequence[ast.stmt]) -> bool:
+        """Follow statements in order; return whether what comes after them is reached."""
+        raise NotImplementedError
+
+    def _Call(self, node: ast.Call) -> Value:
+        function = self.value(node.func)
+        given = Arguments([], {})
+        for argument in node.args:
+            found = self.value(argument)
+            if isinstance(argument, ast.Starred):
+                given.is_open = True
+                given.positional += elements(found)
+            else:
+                given.positional.append(found)
+        for keyword in node.keywords:
+            found = self.value(keyword.value)
+            if keyword.arg is None:
+                given.is_open = True
+            else:
+                given.keywords[keyword.arg] = found
+        name = ""
+        if isinstance(node.func, ast.Attribute):
+            name = node.func.attr
+        elif isinstance(node.func, ast.Name):
+            name = node.func.id
+        return self._called(function, name, given, node)
+
+    def _called(self, function: Value, name: str, given: Arguments, node: ast.Call) -> Value:
+        if isinstance(function, Known):
+            return self._known(function, given, node)
+        if isinstance(function, Own):
+            return self._own(function, given, node)
+        if isinstance(function, Member):
+            if isinstance(function.owner, Several):
+                for value in given.positional if function.name in _ADDING else ():
+                    function.owner.add(value)
+                return None
+            if isinstance(function.owner, Made):
+                return self._method(function.owner, function.name, given, node)
+            if isinstance(function.owner, Instance):
+                method = of_class(function.owner.of, function.name)
+                if isinstance(method, Own):
+                    return self.follow(method, given, function.owner)
+            return None
+        return self._unknown(name, given, node)
+
+    def _known(self, function: Known, given: Arguments, node: ast.Call) -> Value:
+        name = function.name
+        module, _, last = name.rpartition(".")
+        if name == "functools.partial":
+            return Bag((*given.positional, *given.keywords.values()))
+        if last == "get_context" and module in calls.WITH_CONTEXTS:
+            method = calls.take("method", given).by_name.get("method")
+            library = calls.WITH_CONTEXTS[module]
+            if not given.positional and not given.keywords:
+                return Known(module, function.start or self._default(library))
+            return Known(module, Start(method.text if isinstance(method, Text) else None))
+        if last == "set_start_method" and module in calls.WITH_CONTEXTS:
+            method = calls.take("method", given).by_name.get("method")
+            start = Start(method.text if isinstance(method, Text) else None)
+            self._defaults[calls.WITH_CONTEXTS[module].start_method] = start
+            return None
+        if name in libraries.RUNNERS:
+            return self._runner(libraries.RUNNERS[name], given, node)
+        if name.startswith(libraries.LEARNERS):
+            first = given.positional[:1] or list(given.keywords.values())[:1]
+            return Bag(tuple(first))
+        if name in calls.CARRIERS:
+            return self.make(*calls.CARRIERS[name], function.start, given, node)
+        return self._unknown(last, given, node)
+
+    def _unknown(self, name: str, given: Arguments, node: ast.Call) -> Value:
+        """Follow a call of something that is not told, by the name that it has."""
+        values = [*given.positional, *given.keywords.values()]
+        if name == "run_in_executor":
+            executor, *sent = given.positional or [None]
+            if isinstance(executor, Made) and executor.role == "executor":
+                self.hand_out(executor, sent, node)
+            return None
+        if name in _SAME:
+            return values[0] if values else None
+        if name in _SAME_ELEMENTS:
+            return Several(list(elements(values[0])), is_whole=False) if values else None
+        if name in _COMBINED:
+            return Several([v for value in values for v in (elements(value) or [value])], False)
+        for value in values:
+            for thing in leaves(value):
+                if isinstance(thing, Own):
+                    # It says how objects of the class are pickled, or may.
+                    thing.reduces |= name in ("pickle", "register")
+                    self._callback(thing)
+        return None
+
+    def _callback(self, own: Own) -> None:
+        """Follow a function that something may call later on."""
+        if own.kind != "class" and id(own.node) not in self.followed:
+            was, self.is_at_import = self.is_at_import, False
+            self.follow(own, Arguments([], {}, is_open=True), None)
+            self.is_at_import = was
+
+    def _own(self, own: Own, given: Arguments, node: ast.Call) -> Value:
+        if own.kind != "class":
+            return self.follow(own, given, None)
+        if maker := self._maker(own):
+            library, carrier, start = maker
+            overrides = "__init__" in own.attributes
+            made = self.make(
+                library, carrier, start, Arguments([], {}, True) if overrides else given, node, own
+            )
+            if overrides:
+                self.follow_method(own, "__init__", given, Instance(own))
+            return made
+        instance = Instance(own)
+        self.follow_method(own, "__init__", given, instance)
+        return instance
+
+    def follow_method(self, own: Own, name: str, given: Arguments, instance: Instance) -> None:
+        """Follow a method of a class, where the page defines it."""
+        method = of_class(own, name)
+        if isinstance(method, Own):
+            self.follow(method, given, instance)
+
+    def _maker(self, own: Own, depth: int = 0) -> tuple[Library, Carrier, Start | None] | None:
+        """Return what carries work and is the base of a class."""
+        for base in own.bases if depth < 9 else ():
+            if isinstance(base, Known) and base.name in calls.CARRIERS:
+                return (*calls.CARRIERS[base.name], base.start)
+            if isinstance(base, Own) and (found := self._maker(base, depth + 1)):
+                return found
+        return None
+
+    def follow(self, own: Own, given: Arguments, instance: Instance | None) -> Value:
+        """Follow a call of a function of the page; return what it returns."""
+        node = own.node
+        if isinstance(node, ast.ClassDef) or node in self._calls or len(self._calls) > _DEPTH:
+            return None
+        self.followed.add(id(node))
+        outer, self.scope = self.scope, Scope(own.scope)
+        returned, self._returned = self._returned, []
+        self._calls.append(node)
+        try:
+            self._bind_parameters(node.args, given, instance, own)
+            if isinstance(node, ast.Lambda):
+                return self.value(node.body)
+            self.body(node.body)
+            first, *others = self._returned or [None]
+            for other in others:
+                first = merged(first, other)
+            return first
+        finally:
+            self._calls.pop()
+            self.scope, self._returned = outer, returned
+
+    def _bind_parameters(
+        self, parameters: ast.arguments, given: Arguments, instance: Instance | None, own: Own
+    ) -> None:
+        names = [a.arg for a in (*parameters.posonlyargs, *parameters.args)]
+        positional = list(given.positional)
+        if instance is not None and own.owner is not None:
+            positional.insert(0, instance)
+        for name in (*names, *(a.arg for a in parameters.kwonlyargs)):
+            self.scope.names[name] = given.keywords.get(name)
+        if not given.is_open:
+            defaults = parameters.defaults
+            for name, value in zip(names[len(names) - len(defaults) :], own.defaults, strict=False):
+                if name not in given.keywords:
+                    self.scope.names[name] = value
+        self.scope.names |= dict(zip(names, positional, strict=False))
+        if parameters.vararg:
+            self.scope.names[parameters.vararg.arg] = Several(positional[len(names) :], False)
+        if parameters.kwarg:
+            self.scope.names[parameters.kwarg.arg] = None
+
+    def returns(self, value: Value) -> None:
+        """Note what the function that is followed returns."""
+        self._returned.append(value)
+
+    # -- What carries work --------------------------------------------------------
+
+    def _default(self, library: Library) -> Start:
+        own = library.start_method
+        return self._defaults.get(own, Start(own or "forkserver", is_default=not own))
+
+    def make(
+        self,
+        library: Library,
+        carrier: Carrier,
+        start: Start | None,
+        given: Arguments,
+        node: ast.Call,
+        own: Own | None = None,
+    ) -> Value:
+        """Return what carries work, as a call makes it."""
+        taken = calls.take(carrier.parameters, given)
+        start = start or self._default(library)
+        if taken.has_context:
+            context = taken.context
+            if isinstance(context, Known):
+                start = context.start or self._default(library)
+            elif not _is_none(node, carrier):
+                start = Start(None)
+        role = "channel" if carrier.role == "pipe" else carrier.role
+        made = Made(carrier, library, start, role, taken.sent, of=own)
+        if carrier.role == "pipe":
+            return Several([made, made])
+        if carrier.role == "process" and own is not None:
+            made.held.append(Instance(own))
+        if carrier.role == "function":
+            self.hand_out(made, taken.sent, node)
+            return None
+        if carrier.role == "manager":
+            self._starts(made, node)
+        elif carrier.starts != "start()":
+            self.send(made, taken.sent, node, is_task=False)
+        if carrier.starts == "made":
+            self._starts(made, node)
+        return made
+
+    def _method(self, made: Made, name: str, given: Arguments, node: ast.Call) -> Value:
+        if made.of is not None and of_class(made.of, name) is not None:
+            return None
+        everything = [*given.positional, *given.keywords.values()]
+        if made.role in ("manager", "proxy"):
+            self.hand_out(made, everything, node)
+            if made.role == "manager" and name not in ("shutdown", "start", "connect", "join"):
+                return Made(made.carrier, made.library, made.start, "proxy")
+            return None
+        parameters = made.carrier.methods.get(name)
+        if parameters is None:
+            for thing in (leaf for value in everything for leaf in leaves(value)):
+                if isinstance(thing, Own):
+                    self._callback(thing)
+            return None
+        taken = calls.take(parameters, given)
+        if made.role == "channel":
+            self._put(made, taken.sent, node)
+        elif made.role == "process":
+            self._starts(made, node)
+            self.send(made, made.held, node, is_task=False)
+        else:
+            self.hand_out(made, taken.sent, node)
+            for value in (*given.keywords.values(), *given.positional):
+                if value not in taken.sent and isinstance(value, Own):
+                    self._callback(value)
+        return None
+
+    def _runner(self, parameters: str, given: Arguments, node: ast.Call) -> Value:
+        """Follow what hands a learner to an executor."""
+        taken = calls.take(parameters, given)
+        executor = taken.by_name.get("executor")
+        if "executor" not in taken.by_name and not given.is_open:
+            executor = self.make(*calls.CARRIERS[libraries.DEFAULT], None, Arguments([], {}), node)
+            self.hand_out(executor, taken.sent, node)
+        else:
+            self.hand_out(executor, taken.sent, node, through=libraries.LEARNERS[0].strip("."))
+        return None
+
+    def hand_out(
+        self, made: Value, sent: Sequence[Value], node: ast.AST, *, through: str = ""
+    ) -> None:
+        """Hand work to workers."""
+        if isinstance(made, Made):
+            self._starts(made, node)
+            self.send(made, sent, node, is_task=True, through=through)
+
+    def _starts(self, made: Made, node: ast.AST) -> None:
+        """Look for the guard of a script whose workers import it."""
+        is_spawned = made.start.method in ("forkserver", "spawn") and not made.library.by_value
+        if self.is_at_import and is_spawned and self.code is not None and made.role != "function":
+            self.findings.append(verdict.without_guard(self.code, _line(node), made))
+
+    def send(
+        self,
+        made: Made,
+        sent: Sequence[Value],
+        node: ast.AST,
+        *,
+        is_task: bool,
+        through: str = "",
+    ) -> None:
+        """Send objects to a worker, and note those that it cannot load."""
+        for thing in (leaf for value in sent for leaf in leaves(value)):
+            if isinstance(thing, Made):
+                if thing.role == "channel":
+                    self._connect(thing, made.start)
+                continue
+            kind = verdict.lost(thing, made, is_task=is_task)
+            if kind is not None and self.code is not None:
+                self.findings.append(
+                    verdict.finding(kind, thing, made, self.code, _line(node), through)
+                )
+
+    def _put(self, channel: Made, sent: Sequence[Value], node: ast.AST) -> None:
+        """Put objects into a channel: whoever takes them may be a worker."""
+        for value in sent:
+            is_local = any(not isinstance(v, Made) and own_of(v).is_local for v in leaves(value))
+            if is_local or channel.reader is not None:
+                start = channel.reader or channel.start
+                through = Made(channel.carrier, channel.library, start, "channel")
+                self.send(through, [value], node, is_task=True)
+            else:
+                channel.waiting.append((value, node))
+
+    def _connect(self, channel: Made, start: Start) -> None:
+        """Let a process take from a channel what is put there."""
+        channel.reader = start
+        waiting, channel.waiting = channel.waiting, []
+        for value, node in waiting:
+            self._put(channel, [value], node)
+
+
+def _line(node: ast.AST) -> int:
+    return int(getattr(node, "lineno", 0))
+
+
+def _is_none(node: ast.Call, carrier: Carrier) -> bool:
+    """Tell whether a call gives None for the start method, which is the default."""
+    name = next(w.strip("@") for w in carrier.parameters.split() if w.endswith("@"))
+    return any(
+        k.arg == name and isinstance(k.value, ast.Constant) and k.value.value is None
+        for k in node.keywords
+    )

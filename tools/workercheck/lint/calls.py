@@ -1,0 +1,73 @@
+"""What a call sends to workers, by the parameters that `workercheck.libraries` lists."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+
+from workercheck import libraries
+from workercheck.libraries import Carrier, Library
+from workercheck.lint.values import Value
+
+CARRIERS: dict[str, tuple[Library, Carrier]] = {
+    f"{module}.{carrier.name}": (library, carrier)
+    for library in libraries.LIBRARIES
+    for carrier in library.carriers
+    for module in carrier.modules
+}
+"""What carries work, by each dotted name under which a page may call it."""
+
+WITH_CONTEXTS: dict[str, Library] = {
+    carrier.modules[0]: library
+    for library in libraries.LIBRARIES
+    for carrier in library.carriers
+    if carrier.name == "Process"
+}
+"""The modules that have ``get_context`` and ``set_start_method``."""
+
+
+ROOTS = frozenset(name.partition(".")[0] for name in (*CARRIERS, *libraries.RUNNERS))
+"""The packages of which one has to be named where work is handed out."""
+
+
+@dc.dataclass(slots=True)
+class Arguments:
+    """What a call is given."""
+
+    positional: list[Value]
+    keywords: dict[str, Value]
+    is_open: bool = False
+    """Whether more may be given than the text tells, by ``*`` or ``**``."""
+
+
+@dc.dataclass(slots=True)
+class Taken:
+    """What the parameters of a call take."""
+
+    sent: list[Value] = dc.field(default_factory=list)
+    by_name: dict[str, Value] = dc.field(default_factory=dict)
+    context: Value = None
+    has_context: bool = False
+
+
+def take(parameters: str, given: Arguments) -> Taken:
+    """Hand arguments to parameters, which are written as `workercheck.libraries.Carrier` says."""
+    taken = Taken()
+    positional, keywords = list(given.positional), dict(given.keywords)
+    for word in parameters.split():
+        name = word.strip("*!@")
+        if word.startswith("**"):
+            values, keywords = list(keywords.values()), {}
+        elif word.startswith("*"):
+            values, positional = positional, []
+        elif positional:
+            values = [positional.pop(0)]
+        else:
+            values = [keywords.pop(name)] if name in keywords else []
+        if values and not word.startswith("*"):
+            taken.by_name[name] = values[0]
+        if word.endswith("!"):
+            taken.sent += values
+        if word.endswith("@"):
+            taken.has_context = bool(values) or given.is_open
+            taken.context = values[0] if values else None
+    return taken
