@@ -120,6 +120,12 @@ if __name__ == "__main__":
 UNWATCHED = """
 pass
 """
+STARTS_UNWATCHED = """
+import subprocess
+import sys
+
+subprocess.run([sys.executable, "-S", "-c", ""])
+"""
 SCRIPTS = {
     name.lower(): code.lstrip()
     for name, code in list(globals().items())
@@ -187,6 +193,7 @@ def runs(folder: Path) -> dict[str, Watched]:
         ("task_dropped", 1, [("task_dropped.py", "unseen-failure", 7)]),
         ("fails", 7, []),
         ("dies", 128 + signal.SIGTERM, []),
+        ("starts_unwatched", 1, [("starts_unwatched.py", "not-watched", 4)]),
         ("leaves", 1, [("leaves.py", "leftover-process", 3)]),
         ("respawns", 1, [("respawns.py", "worker-died", 8)]),
         ("waits", 1, [("waits.py", "unpickle-task", 9)]),

@@ -95,3 +95,17 @@ def test_page_of_workercheck_has_every_key_of_the_report():
     assert set(data) == set(first_column("report.json"))
     assert set(data["pages"][0]) == set(first_column("Each page:"))
     assert {field.name for field in dc.fields(Finding)} == set(first_column("Each finding:"))
+
+
+TEST = re.compile(r"`(tests/\w+(?:\.py)?)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tests_that_a_page_names_are_there(page):
+    assert [name for name in TEST.findall(page.read_text()) if not (ROOT / name).exists()] == []
+
+
+def test_page_of_findings_has_an_example_of_each_kind():
+    """The build asserts that the output of a cell has these words."""
+    page = (SOURCE / "checking" / "findings.md").read_text()
+    assert set(FINDING_KINDS) == set(re.findall(r'"\[([\w-]+)\]"', page))

@@ -54,8 +54,9 @@ FORMS = {"notebook": ".ipynb", "script": ".py"}
 # Tells how to run a program, and where all of them were tried.
 ABOUT = "how-to/run-a-page"
 
-# Pages that are not for running, whatever code they have.
-NO_PROGRAMS = ("index", "*/index", "reference/*")
+# Pages that are not for running, whatever code they have. Those in checking run this
+# repository's own commands, which a reader has only where workercheck is installed.
+NO_PROGRAMS = ("index", "*/index", "reference/*", "checking/*")
 
 # Written by `-b dummy`, for tools/readers.
 MANIFEST = "programs.json"

@@ -130,7 +130,7 @@ class ChildStarted(Event):
     target: str | None
     """The function that it runs, for a process of `multiprocessing`."""
     argv: list[str]
-    """For a program, its first words."""
+    """For a program, its first words; none for one that another run watches."""
     owned: bool
     """Whether the reader's own code started it, not a library."""
 

@@ -28,6 +28,8 @@ def program_started(frame: FrameType, _: Any) -> None:
     popen: Any = here["self"]
     args = here.get("args")
     words = [args] if isinstance(args, str | bytes | os.PathLike) else list(args or ())
+    if _is_of_another_run(here.get("env")):
+        words = []
     events.write(
         "child-started",
         child=popen.pid,
@@ -36,6 +38,15 @@ def program_started(frame: FrameType, _: Any) -> None:
         argv=[events.text(os.fsdecode(word))[:200] for word in words[:8]],
         owned=places.is_reader_behind(frame.f_back),
     )
+
+
+def _is_of_another_run(environment: Any) -> bool:
+    """Tell whether a program writes its events elsewhere, as what `workercheck` runs does."""
+    try:
+        folder = environment[events.ENV]
+    except (KeyError, TypeError):
+        return False
+    return not os.path.join(os.fsdecode(folder), "").startswith(os.path.join(events.folder, ""))
 
 
 def watch_programs(module: Any) -> None:

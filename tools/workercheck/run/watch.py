@@ -134,8 +134,9 @@ class Watch:
 
     def last_look(self) -> None:
         """Look at the processes before they are asked to end."""
-        ended = self._unwatched.ended()
         self.read()
+        ended = self._unwatched.ended()
+        self.read()  # what they said before they ended
         self._unwatched.look_at_ended(ended)
         self.scan()
 
