@@ -111,8 +111,12 @@ def gate(outdir: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell how many pages of the corpus were judged rightly, executor by executor."""
+    """Tell how many pages of the corpus were judged rightly, executor by executor, and figures."""
     counts: dict[str, dict[str, int]] = {}
+    for test in terminalreporter.stats.get("passed", ()):
+        for name, figure in getattr(test, "user_properties", ()):
+            if name == "figure" and test.when == "call":
+                terminalreporter.write_line(figure)
     for outcome in ("passed", "failed"):
         for test in terminalreporter.stats.get(outcome, ()):
             for name, executor in getattr(test, "user_properties", ()):

@@ -78,6 +78,20 @@ def test_what_needs_more_says_so(folder: Path, words: list[str]) -> None:
     assert 1 == len(done.stderr.splitlines())
 
 
+def test_it_reads_scripts_and_says_what_pages_need(folder: Path) -> None:
+    lost = LOST.replace("submit(area, 2)", "submit(lambda: area(2))")
+    (folder / "lost.py").write_text(lost.lstrip())
+    assert 0 == run(folder, "workercheck", "lint", "test_area.py").returncode
+    done = run(folder, "workercheck", "lint", "lost.py")
+    assert 1 == done.returncode, done.stderr
+    assert "lost.py:8: __main__.<lambda>, a lambda of the script, cannot be pickled" in done.stdout
+    (folder / "page.md").write_text(f"{HEADER}```{{code-cell}}\n{PASSES}\n```\n")
+    done = run(folder, "workercheck", "lint", "page.md")
+    assert 2 == done.returncode
+    assert done.stderr.startswith("page.md: cannot read pages: ")
+    assert "pip install 'workercheck[notebooks]'" in done.stderr
+
+
 def test_it_watches_a_test_suite(folder: Path) -> None:
     install(folder, "pytest")
     done = run(folder, "pytest", "--workercheck", "-p", "no:cacheprovider")

@@ -379,6 +379,21 @@ def test_lost_object_of_a_page_is_found(path: Path) -> None:
         assert wanted <= {(f.kind, f.object, f.expected) for f in found}
 
 
+def test_figures(record_property) -> None:
+    """All that process pools, pools and processes are handed is found, and most of the rest."""
+    found = {path.stem for path in OWN if command._lint(path)}
+    pools = {path.stem for path in OWN if path.stem.startswith(("process", "pool", "expected"))}
+    accused = [path for path in HEALTHY if command._lint(path)]
+    figure = (
+        f"lint: {len(found)} of {len(OWN)} pages that lose an object of their own are found, "
+        f"{len(found & pools)} of {len(pools)} with process pools, Pool and Process; "
+        f"{len(accused)} of {len(HEALTHY)} healthy pages are accused"
+    )
+    record_property("figure", figure)
+    assert pools <= found, figure
+    assert len(found) >= 60 and not accused, figure
+
+
 # -- The command ------------------------------------------------------------------
 
 
@@ -555,6 +570,19 @@ def test_file_that_cannot_be_read_is_named_and_the_others_are_read(
 )
 def test_cell_that_only_ipython_understands(cell: str) -> None:
     assert [] == page(cell)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["mystnb: {execution_mode: 'off'}", "kernelspec: {name: xr, language: R}"],
+    ids=["not executed", "another language"],
+)
+def test_page_whose_code_does_not_run_here_is_not_read(tmp_path: Path, header: str) -> None:
+    cell = f"```{{code-cell}}\n{BROKEN}\n```\n"
+    (tmp_path / "page.md").write_text(f"---\nfile_format: mystnb\n{header}\n---\n\n{cell}")
+    assert command._lint(tmp_path / "page.md") is None
+    (tmp_path / "page.md").write_text(f"---\nfile_format: mystnb\n---\n\n{cell}")
+    assert command._lint(tmp_path / "page.md")
 
 
 def test_cells_that_are_not_executed_are_not_read() -> None:

@@ -116,8 +116,9 @@ def failed_dump(e: ev.PickleFailed, executor: str | None, *, is_result: bool) ->
 
 def unpicklable(name: str) -> str:
     """Say what to do about a function or a class that pickle cannot store."""
+    move = f"Move {name} to" if name != "<lambda>" else "Make the lambda a function at"
     return (
-        f"Move {name} to the top level of a module, send plain data instead, or hand the work to "
+        f"{move} the top level of a module, send plain data instead, or hand the work to "
         "loky, which pickles functions by value."
     )
 

@@ -83,23 +83,24 @@ def finding(
     if made.library.by_value:
         own = next(_cached_in(own, set()), own)
     where = "page" if code.index is not None else "script"
-    what = f"a {own.kind} of the {where}"
-    if isinstance(thing, Instance):
-        what = f"the class of an object, of the {where}"
     executor = executor_name(made)
     name = f"__main__.{own.name}"
+    what = f"{name}, a {own.kind} of the {where},"
+    if isinstance(thing, Instance):
+        what = f"an object of {what}"
+    short = own.name.rpartition(".")[2]
     if kind == "pickle-task":
-        message = f"{name}, {what}, cannot be pickled, and is never sent, for {executor}"
-        hint = hints.unpicklable(own.name)
+        message = f"{what} cannot be pickled, and is never sent, for {executor}"
+        hint = hints.unpicklable(short)
     else:
-        message = f"a worker cannot unpickle {name}, {what}, sent through {executor}"
+        message = f"a worker cannot unpickle {what} sent through {executor}"
         if made.library.by_value:
             message += ", because pickle stores a cached function as a name"
         elif made.start.is_default:
             message += f" under {_DEFAULT}"
         elif made.library.start_method != made.start.method:
             message += f" under {made.start.method}"
-        hint = hints.by_value(own.name.rsplit(".", 1)[-1], executor, through)
+        hint = hints.by_value(short, executor, through)
     return Finding(
         kind,
         f"{code.label}: {message}" if code.label else message,

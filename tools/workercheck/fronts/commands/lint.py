@@ -129,7 +129,7 @@ def _cells(name: str, path: Path, text: str) -> list[Code]:
     if path.suffix != ".ipynb" and "{code-cell}" not in text:
         return []
     if why := extra.missing("read pages"):
-        raise _UnreadableError(f"{name}: {why}.")
+        raise _UnreadableError(f"{name}: {why.removeprefix('workercheck: ')}.")
     # Only here: a script needs none of what the extra brings.
     from workercheck.fronts.commands import read_cells
 
