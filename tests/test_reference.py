@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from workercheck.fronts.sphinx.settings import SETTINGS
 from workercheck.judge.finding import FINDING_KINDS, Finding
 from workercheck.report.record import PageReport, Report
@@ -109,3 +110,23 @@ def test_page_of_findings_has_an_example_of_each_kind():
     """The build asserts that the output of a cell has these words."""
     page = (SOURCE / "checking" / "findings.md").read_text()
     assert set(FINDING_KINDS) == set(re.findall(r'"\[([\w-]+)\]"', page))
+
+
+def commands(recipe):
+    """Yield the commands of a recipe that are this project's business."""
+    if isinstance(recipe, str):
+        if recipe.startswith(("sphinx-build", "workercheck")):
+            yield recipe.replace('"$READTHEDOCS_OUTPUT/html"', "html")
+    else:
+        for part in recipe.values() if isinstance(recipe, dict) else recipe:
+            if isinstance(part, str | dict | list):
+                yield from commands(part)
+
+
+def test_recipes_run_what_their_page_has_run():
+    text = (SOURCE / "checking" / "first-red-build.md").read_text()
+    run = [re.sub(" -[qQ] ", " ", line) for line in re.findall(r'^terminal\("(.*)"', text, re.M)]
+    recipes = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S)]
+    found = [command for recipe in recipes for command in commands(recipe)]
+    assert 4 == len(found)
+    assert [command for command in found if not any(command in line for line in run)] == []
