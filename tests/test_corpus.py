@@ -90,6 +90,10 @@ def test_fault_is_found(built: Build, path: Path, record_property) -> None:
     # A page whose object is not the point does not name it.
     objects = {(f["kind"], f["line"], f["object"]) for f in page["findings"]}
     assert {(f["kind"], f["line"], f["object"]) for f in wanted if "object" in f} <= objects
+    for finding in wanted:
+        if "hint" in finding:
+            hints = [f["hint"] for f in page["findings"] if f["line"] == finding["line"]]
+            assert any(finding["hint"] in hint for hint in hints), hints
 
 
 @pytest.mark.timeout(1500)

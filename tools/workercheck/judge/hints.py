@@ -88,13 +88,13 @@ def by_value(name: str, executor: str | None, through: str) -> str:
     """Say how a function or a class of the page gets to a worker."""
     library = libraries.library_of(executor)
     move = f"Move {name} into a module that both processes can import"
+    if library is not None and library.by_value:
+        return f"{move}: here it was pickled as a name, not by value."
     if through == "adaptive":
         return (
             "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
             f"value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
         )
-    if library is not None and library.by_value:
-        return f"{move}: here it was pickled as a name, not by value."
     if through:
         return f"{move}, or have {through} use an executor that pickles it by value, such as loky."
     return f"{move}, or hand the work to loky, which pickles it by value."
