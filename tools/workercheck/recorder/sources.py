@@ -2,7 +2,7 @@
 
 What the interpreter knows code by is not always its file: a script has the path with which it was
 called, an example in a docstring a name that `doctest` made, the text under a magic of IPython a
-name that the magic made. Looked up once for each place.
+name that the magic made, a cell of a program one that its host made. Looked up once for each place.
 
 Only the standard library is imported. Nothing here may raise.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def position(frame: FrameType) -> tuple[str, int]:
         file, line = _in_docstring(frame) or (file, line)
     elif file.startswith("<"):
         file, line = _in_cell(frame) or (file, line)
+    elif not _isfile(file):
+        file, line = _in_program(frame) or (file, line)
     if not _isabs(file) and _isfile(path := _join(_cwd, file)):
         file = path
     return file, line
@@ -55,6 +58,29 @@ def _in_cell(frame: FrameType) -> tuple[str, int] | None:
     if is_below and frame.f_code.co_filename == _TIMED:  # other magics put lines of theirs before
         line += frame.f_lineno or 0
     return caller.f_code.co_filename, line
+
+
+def _in_program(frame: FrameType) -> tuple[str, int] | None:
+    """Return the position in a program that is run in pieces, each compiled under a made-up name.
+
+    A cell of marimo is one: `linecache` has its text, and its globals name the program.
+    """
+    linecache = sys.modules.get("linecache")
+    entry = getattr(linecache, "cache", {}).get(frame.f_code.co_filename)
+    path = frame.f_globals.get("__file__")
+    if type(path) is not str or entry is None or len(entry) != 4:
+        return None
+    piece = [text.strip() for text in entry[2]]
+    while piece and not piece[-1]:
+        piece.pop()
+    try:
+        with open(path, encoding="utf-8") as file:
+            program = [text.strip() for text in file]
+    except (OSError, ValueError):
+        return None
+    starts = [i for i in range(len(program)) if program[i : i + len(piece)] == piece]
+    # Where the text is there twice, either line shows it.
+    return (path, starts[0] + (frame.f_lineno or 1)) if piece and starts else None
 
 
 def _in_docstring(frame: FrameType) -> tuple[str, int] | None:
