@@ -205,12 +205,12 @@ def summary(report: Report) -> str:
     """Return the counts, for one line."""
     failed = sum(bool(page.unexpected) for page in report.pages)
     expected = sum(f.expected for page in report.pages for f in page.findings)
+    told = f" ({count(expected, 'failure')} expected)" if expected else ""
     if report.of_command:
         what = count(len(report.pages), "file or test", "files and tests")
-        return f"{what} handed out work, {failed} failed ({count(expected, 'failure')} expected)"
+        return f"{what} handed out work, {failed} failed{told}"
     if report.was_read:
-        read = f"{count(len(report.pages), 'file')} with code read, {failed} failed"
-        return f"{read} ({count(expected, 'failure')} expected)" if expected else read
+        return f"{count(len(report.pages), 'file')} with code read, {failed} failed{told}"
     counts = {
         "unchanged": sum(page.unchanged for page in report.pages),
         "from the cache": sum(page.cached and not page.unchanged for page in report.pages),
