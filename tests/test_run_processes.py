@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from runs import execute, of, page
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
-from workercheck.run import clock, interpreters, reaper
+from workercheck.run import clock, interpreters, leftovers, reaper
 from workercheck.run.page import Page
 from workercheck.run.processes import ProcessTree, is_alive
 from workercheck.run.side_by_side import Run
@@ -217,6 +218,25 @@ def test_stranger_that_an_event_names_is_left_alone(tmp_path: Path) -> None:
         assert [stranger.pid] == [process.pid for process in tree.look()]
         stranger.communicate(b"\n")
     assert [] == tree.look()
+
+
+def test_leftover_that_is_gone_as_soon_as_it_is_ended_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = Evidence(tmp_path).create()
+    tree = ProcessTree(tmp_path)
+    code = "import time; time.sleep(300)"
+    left = subprocess.Popen([sys.executable, "-c", code], env=os.environ | evidence.environ)
+
+    def kill(process: psutil.Process) -> None:
+        left.kill()
+        left.wait()
+
+    monkeypatch.setattr(psutil.Process, "kill", kill)
+    monkeypatch.setattr(leftovers, "GONE_WITHIN", 0.1)
+    asyncio.run(leftovers.end_all(tree, evidence, {left.pid}, is_cut_short=False))
+    told = [event for event in evidence.read() if isinstance(event, ev.Leftover)]
+    assert [left.pid] == [event.child for event in told]
 
 
 def fields(event: ev.ChildStarted) -> dict[str, object]:

@@ -50,6 +50,7 @@ async def end_all(
         for process in left.values():
             with contextlib.suppress(psutil.Error):
                 command = interpreters.program(process.cmdline())[:200]
+                born = clock.born(process)  # nothing tells it of one that is gone
                 # A tracker only waits for the others.
                 is_fault = not (is_cut_short or is_tracker(process) or process.pid in told)
                 process.kill()
@@ -60,7 +61,7 @@ async def end_all(
                         child=process.pid,
                         parents=tree.parents(process.pid),
                         command=command,
-                        born=clock.born(process),
+                        born=born,
                     )
         if not left:
             break

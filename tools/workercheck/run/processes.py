@@ -33,7 +33,7 @@ class ProcessTree:
         self.kernel: psutil.Process | None = None
         self._folder = folder
         self._since = clock.now()
-        self._members: dict[int, psutil.Process] = {}
+        self._members: dict[int, _Seen] = {}
         self._strangers: set[int] = set()
         self._sessions: set[int] = set()
         self._parents: dict[int, int] = {}
@@ -44,7 +44,7 @@ class ProcessTree:
         """Note the kernel, by its pid."""
         with contextlib.suppress(psutil.Error):
             self.kernel = psutil.Process(pid)
-            self._members[pid] = self.kernel
+            self._members[pid] = _Seen.of(self.kernel)
 
     @property
     def kernel_has_ended(self) -> bool:
@@ -65,16 +65,16 @@ class ProcessTree:
     def look(self) -> list[psutil.Process]:
         """Return the processes that run, and remember them."""
         pids = set(psutil.pids())
-        self._members = {pid: process for pid, process in self._members.items() if _runs(process)}
+        self._members = {pid: seen for pid, seen in self._members.items() if _runs(seen.process)}
         self._strangers &= pids
         self._look_at_named(pids)
         self._look_at_sessions(pids)
         new = [seen for pid in pids - self._members.keys() - self._strangers if (seen := _see(pid))]
         while found := [seen for seen in new if self._belongs(seen)]:
-            self._members |= {seen.process.pid: seen.process for seen in found}
+            self._members |= {seen.process.pid: seen for seen in found}
             new = [seen for seen in new if seen not in found]
         self._strangers |= {seen.process.pid for seen in new}
-        return list(self._members.values())
+        return [seen.process for seen in self._members.values()]
 
     def all(self) -> dict[int, psutil.Process]:
         """Return the processes that run, also those found by the variable alone, by pid."""
@@ -107,7 +107,7 @@ class ProcessTree:
     def _belongs(self, seen: _Seen) -> bool:
         """Tell whether a process, seen for the first time, is one of the run."""
         parent = self._members.get(seen.ppid)
-        if parent is not None and clock.born(parent) <= seen.born:
+        if parent is not None and parent.born <= seen.born:
             self._parents[seen.process.pid] = seen.ppid
             return True
         if seen.session not in self._sessions:
@@ -122,7 +122,7 @@ class ProcessTree:
             if seen is not None and self._since - _CLOCK_ERROR <= seen.born <= (
                 self._named[pid] + _CLOCK_ERROR
             ):
-                self._members[pid] = seen.process
+                self._members[pid] = seen
 
     def _look_at_sessions(self, pids: set[int]) -> None:
         # Another process may have got the pid of a leader, and have begun a session since.
@@ -134,12 +134,23 @@ class ProcessTree:
 
 @dc.dataclass(frozen=True, slots=True)
 class _Seen:
-    """A process that has not ended."""
+    """What a process was when it was seen first; it may have ended since."""
 
     process: psutil.Process
     born: float
     ppid: int
     session: int
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> _Seen:
+        """Look at a process.
+
+        Raises
+        ------
+        psutil.NoSuchProcess
+            If it is gone.
+        """
+        return cls(process, clock.born(process), process.ppid(), _session(process.pid))
 
 
 def is_alive(pid: int, moment: float) -> bool:
@@ -151,11 +162,10 @@ def is_alive(pid: int, moment: float) -> bool:
 def _see(pid: int) -> _Seen | None:
     try:
         process = psutil.Process(pid)
-        process.create_time()  # kept by the object
         with process.oneshot():
             if process.status() == psutil.STATUS_ZOMBIE:
                 return None
-            return _Seen(process, clock.born(process), process.ppid(), _session(pid))
+            return _Seen.of(process)
     except (psutil.Error, OverflowError, ValueError):
         return None
 

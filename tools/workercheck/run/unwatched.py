@@ -176,10 +176,12 @@ class UnwatchedProcesses:
         if not argv or self._is_watched(pid, argv) or not interpreters.is_python(process.exe()):
             self._silent.pop(pid, None)
             return
+        environ = process.environ()
         executable = interpreters.path_of(
-            argv[0], cwd=process.cwd(), path=process.environ().get("PATH", os.defpath)
+            argv[0], cwd=process.cwd(), path=environ.get("PATH", os.defpath)
         )
-        if executable is None or self._is_of_another_run(process):
+        folder = environ.get(_events.ENV)
+        if executable is None or self._is_of_another_run(folder):
             return
         environment = interpreters.environment_of(executable)
         now = clock.now()
@@ -195,7 +197,7 @@ class UnwatchedProcesses:
             is_copy = _command(process.parent()) == argv
             will_watch = (
                 not is_copy
-                and process.environ().get(_events.ENV) == str(self._evidence.folder)
+                and folder == str(self._evidence.folder)
                 and interpreters.runs_site(argv)
             )
             silent = _Silent(now, argv, is_copy, will_watch)
@@ -211,9 +213,8 @@ class UnwatchedProcesses:
             and [_events.text(word)[:200] for word in argv[1 : len(said)]] == said[1:]
         )
 
-    def _is_of_another_run(self, process: psutil.Process) -> bool:
+    def _is_of_another_run(self, folder: str | None) -> bool:
         """Tell whether the page itself watches what it runs, as `workercheck` does."""
-        folder = process.environ().get(_events.ENV)
         return bool(folder) and not Path(str(folder)).is_relative_to(self._evidence.folder)
 
     def _has_workers(
