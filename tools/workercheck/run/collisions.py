@@ -7,7 +7,6 @@ a file that changed in the folder, and that more than one of the pages names, is
 from __future__ import annotations
 
 import contextlib
-import dataclasses as dc
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -22,23 +21,17 @@ Files = Mapping[str, tuple[int, int, int]]
 """The files of a folder by their path within it: inode, size, time of the last change."""
 
 
-@dc.dataclass(slots=True)
 class Company:
-    """A page that runs, and the pages of the same folder that run at the same time."""
+    """A page that is about to run, and the pages of its folder that run at the same time."""
 
-    page: Page
-    folder: Path
-    before: Files
-    others: list[Page]
-
-    @classmethod
-    def of(cls, page: Page, folder: Path) -> Company:
-        """Begin to watch the folder of a page that is about to run."""
-        return cls(page, folder, _files(folder), [])
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.others: list[Page] = []
+        self._before = _files(page.path.parent)
 
     def meets(self, other: Company) -> None:
         """Note that two pages run at the same time."""
-        if other.folder == self.folder:
+        if other.page.path.parent == self.page.path.parent:
             self.others.append(other.page)
             other.others.append(self.page)
 
@@ -52,16 +45,16 @@ class Company:
         """
         if not self.others:
             return {}
-        after = _files(self.folder)
-        changed = {
-            path for path in {*self.before, *after} if self.before.get(path) != after.get(path)
-        }
+        before, after = self._before, _files(self.page.path.parent)
         own = _text(self.page)
+        texts = {other.docname: _text(other) for other in self.others}
         found: dict[str, list[str]] = {}
-        for path in sorted(path for path in changed if Path(path).name in own):
-            names = {other.docname for other in self.others if Path(path).name in _text(other)}
-            if names:
-                found[path] = sorted(names)
+        for path in sorted({*before, *after}):
+            name = Path(path).name
+            if before.get(path) != after.get(path) and name in own:
+                docnames = sorted(docname for docname, text in texts.items() if name in text)
+                if docnames:
+                    found[path] = docnames
         return found
 
 

@@ -170,11 +170,13 @@ class _Runner:
         ticker = asyncio.ensure_future(self._tick())
         try:
             together = [page for page in pages if not page.exclusive]
-            defaults = _IN_COMPANY if min(self.jobs, len(together)) > 1 else {}
-            async with asyncio.TaskGroup() as group:
-                for page in together:
-                    group.create_task(self._run_in_company(page, defaults))
-            for page in [*self.again, *(page for page in pages if page.exclusive)]:
+            alone = [page for page in pages if page.exclusive]
+            if min(self.jobs, len(together)) > 1:
+                async with asyncio.TaskGroup() as group:
+                    for page in together:
+                        group.create_task(self._run_in_company(page))
+                together = self.again
+            for page in (*together, *alone):
                 self.finished(await self._run(page, {}))
         except asyncio.CancelledError:
             if terminated:  # as Ctrl-C does, through every ``finally``
@@ -192,17 +194,17 @@ class _Runner:
             self.progress(self.underway)
             await asyncio.sleep(_TICK)
 
-    async def _run_in_company(self, page: Page, defaults: Mapping[str, str]) -> None:
+    async def _run_in_company(self, page: Page) -> None:
         async with self.slots:
             if page.in_temp:
-                self.finished(await self._run(page, defaults))
+                self.finished(await self._run(page, _IN_COMPANY))
                 return
-            company = Company.of(page, page.path.parent)
+            company = Company(page)
             for other in self.companies:
                 company.meets(other)
             self.companies.append(company)
             try:
-                run = await self._run(page, defaults)
+                run = await self._run(page, _IN_COMPANY)
             finally:
                 self.companies.remove(company)
             if files := company.collisions():
