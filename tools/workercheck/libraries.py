@@ -9,7 +9,7 @@ path of the function within its module, and the name of a handler in `workerchec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeAlias
 
     Functions: TypeAlias = Mapping[str, Iterable[tuple[str, str]]]
@@ -101,8 +101,9 @@ class Library:
         Modules that load what the page sends, though they may run in the page's own process.
     housekeeping : iterable of str
         Packages whose tasks of `asyncio` are no work of the page.
-    carriers : iterable of Carrier
-        What carries its work, for who reads a page without running it.
+    carriers : callable
+        Returns each `Carrier` of its work, for who reads a page without running it: those that run
+        one import this module at the start of every process, and need none.
     start_method : str
         How it starts workers by itself, empty where `multiprocessing` decides.
     """
@@ -127,7 +128,7 @@ class Library:
         result_readers: "Iterable[str]" = (),
         task_readers: "Iterable[str]" = (),
         housekeeping: "Iterable[str]" = (),
-        carriers: "Iterable[Carrier]" = (),
+        carriers: "Callable[[], Iterable[Carrier]]" = tuple,
         start_method: str = "",
     ) -> None:
         self.name = name
@@ -147,7 +148,7 @@ class Library:
         self.result_readers = tuple(result_readers)
         self.task_readers = tuple(task_readers)
         self.housekeeping = tuple(housekeeping)
-        self.carriers = tuple(carriers)
+        self.carriers = carriers
         self.start_method = start_method
 
 
@@ -311,7 +312,7 @@ LIBRARIES = (
         },
         answers=True,
         by_value=True,
-        carriers=_loky_carriers("joblib.externals.loky"),
+        carriers=lambda: _loky_carriers("joblib.externals.loky"),
     ),
     Library(
         "loky",
@@ -325,7 +326,7 @@ LIBRARIES = (
         stop="executor.shutdown(), or get_reusable_executor().shutdown()",
         answers=True,
         by_value=True,
-        carriers=_loky_carriers("loky"),
+        carriers=lambda: _loky_carriers("loky"),
     ),
     Library(
         "concurrent.futures",
@@ -362,7 +363,7 @@ LIBRARIES = (
         senders={"concurrent.futures.thread": (("_WorkItem.run", "future self.future"),)},
         answers=True,
         result_readers=("wait_result_broken_or_wakeup",),
-        carriers=(
+        carriers=lambda: (
             Carrier(
                 "ProcessPoolExecutor",
                 ("concurrent.futures", "concurrent.futures.process"),
@@ -388,7 +389,7 @@ LIBRARIES = (
         "torch.multiprocessing",
         modules=("torch.multiprocessing.",),
         public={"torch": "torch.multiprocessing"},
-        carriers=_carriers("torch.multiprocessing"),
+        carriers=lambda: _carriers("torch.multiprocessing"),
     ),
     Library(
         "multiprocessing",
@@ -409,7 +410,7 @@ LIBRARIES = (
         service=r"-c (?:import sys; )?from (?:multiprocessing|multiprocess|billiard)\.\w+ import",
         answers=True,
         result_readers=("_handle_results", "_callmethod"),
-        carriers=_carriers("multiprocessing"),
+        carriers=lambda: _carriers("multiprocessing"),
     ),
     Library(
         "multiprocess",
@@ -437,7 +438,7 @@ LIBRARIES = (
         senders=_senders("billiard"),
         wrapped={"billiard.reduction": ("ForkingPickler.dumps", "dump")},
         result_readers=("on_state_change", "_process_result", "handle_event"),
-        carriers=_carriers("billiard"),
+        carriers=lambda: _carriers("billiard"),
         start_method="fork",
     ),
     Library(
@@ -515,7 +516,7 @@ LIBRARIES = (
         },
         senders={"pebble.pool.process": (("WorkerManager.dispatch", "future task.future"),)},
         answers=True,
-        carriers=(
+        carriers=lambda: (
             Carrier(
                 "ProcessPool",
                 ("pebble", "pebble.pool"),
@@ -538,7 +539,9 @@ LIBRARIES = (
         modules=("anyio.to_process", "anyio.to_interpreter"),
         public={"anyio": "anyio"},
         commands=((r"-m anyio\.to_process\b", "anyio"),),
-        carriers=(Carrier("run_sync", ("anyio.to_process",), "func! *args!", role="function"),),
+        carriers=lambda: (
+            Carrier("run_sync", ("anyio.to_process",), "func! *args!", role="function"),
+        ),
         start_method="spawn",
     ),
     Library(

@@ -8,19 +8,17 @@ from workercheck import libraries
 from workercheck.libraries import Carrier, Library
 from workercheck.lint.values import Value
 
+_ALL = [(library, carrier) for library in libraries.LIBRARIES for carrier in library.carriers()]
+
 CARRIERS: dict[str, tuple[Library, Carrier]] = {
     f"{module}.{carrier.name}": (library, carrier)
-    for library in libraries.LIBRARIES
-    for carrier in library.carriers
+    for library, carrier in _ALL
     for module in carrier.modules
 }
 """What carries work, by each dotted name under which a page may call it."""
 
 WITH_CONTEXTS: dict[str, Library] = {
-    carrier.modules[0]: library
-    for library in libraries.LIBRARIES
-    for carrier in library.carriers
-    if carrier.name == "Process"
+    carrier.modules[0]: library for library, carrier in _ALL if carrier.name == "Process"
 }
 """The modules that have ``get_context`` and ``set_start_method``."""
 
