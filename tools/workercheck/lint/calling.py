@@ -102,17 +102,15 @@ class Calling(Expressions):
         module, _, last = name.rpartition(".")
         if name == "functools.partial":
             return Bag((*given.positional, *given.keywords.values()))
-        if last == "get_context" and module in calls.WITH_CONTEXTS:
-            method = calls.take("method", given).by_name.get("method")
+        if module in calls.WITH_CONTEXTS and last in ("get_context", "set_start_method"):
             library = calls.WITH_CONTEXTS[module]
-            if not given.positional and not given.keywords:
-                return Known(module, function.start or self._default(library))
-            return Known(module, Start(method.text if isinstance(method, Text) else None))
-        if last == "set_start_method" and module in calls.WITH_CONTEXTS:
             method = calls.take("method", given).by_name.get("method")
             start = Start(method.text if isinstance(method, Text) else None)
-            self._defaults[calls.WITH_CONTEXTS[module].start_method] = start
-            return None
+            if last == "set_start_method":
+                self._defaults[library.start_method] = start
+                return None
+            is_given = given.positional or given.keywords
+            return Known(module, start if is_given else function.start or self._default(library))
         if name in libraries.RUNNERS:
             return self._runner(libraries.RUNNERS[name], given, node)
         if name.startswith(libraries.LEARNERS):

@@ -41,8 +41,7 @@ class Expressions:
     def __init__(self, *, is_script: bool) -> None:
         self.is_script = is_script
         self.findings: list[Finding] = []
-        self.module = Scope(None)
-        self.scope = self.module
+        self.scope = Scope(None)
         self.code: Code | None = None
         self.is_at_import = is_script
         """Whether a worker that imports the script would run this as well."""

@@ -104,12 +104,15 @@ def _source(cell: Any) -> str:
 
 
 def begins_of(text: str, count: int) -> list[int]:
-    """Return where each cell begins in the file, and where it ends."""
+    """Return where each cell begins in the file, and where the last one ends."""
+    return [*(key_of_each(text, count) or [0] * count), len(text)]
+
+
+def key_of_each(text: str, count: int) -> list[int] | None:
+    """Return where the key stands that each cell has, None where there are not so many."""
     # Within a text the quotes are escaped, so that this matches keys only.
-    begins = [match.start() for match in re.finditer(r'(?<!\\)"cell_type"\s*:', text)]
-    if len(begins) != count:
-        begins = [0] * count
-    return [*begins, len(text)]
+    keys = [match.start() for match in re.finditer(r'(?<!\\)"cell_type"\s*:', text)]
+    return keys if len(keys) == count else None
 
 
 def numbers_of(text: str, begin: int, end: int, lines: Sequence[str]) -> list[int]:

@@ -14,6 +14,7 @@ import nbformat
 import yaml  # type: ignore[import-untyped]
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
+from workercheck.run.code_cells import key_of_each
 from workercheck.run.page import Cell, Page
 
 KEY = "workercheck"
@@ -247,11 +248,8 @@ def lines_of(path: Path, text: str, notebook: nbformat.NotebookNode) -> list[int
             line + (cell.cell_type == "markdown")  # for which myst-nb counts from 0
             for line, cell in zip(lines, notebook.cells, strict=True)
         ]
-    if path.suffix == ".ipynb":
-        # Within a cell's source the quotes are escaped, so that this matches keys only.
-        starts = [match.start() for match in re.finditer(r'(?<!\\)"cell_type"\s*:', text)]
-        if len(starts) == count:
-            return [text.count("\n", 0, start) + 1 for start in starts]
+    if path.suffix == ".ipynb" and (keys := key_of_each(text, count)) is not None:
+        return [text.count("\n", 0, key) + 1 for key in keys]
     return _lines_by_content(text, notebook)
 
 
