@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_command import Watched, watch
+from test_hosts import FUNCTIONS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 
@@ -23,30 +24,7 @@ sphinx_gallery_conf = {{
     "parallel": {parallel},
 }}
 """
-HEADER = '''"""
-Title
-=====
-
-Text.
-"""
-{comment}
-import multiprocessing, time
-from concurrent.futures import ProcessPoolExecutor
-from loky import get_reusable_executor
-
-def area(x):
-    return x * x
-
-def slow(x):
-    time.sleep(1)
-    raise ValueError("nobody asks")
-
-context = multiprocessing.get_context("forkserver")
-
-# %%
-# The work.
-
-'''
+HEADER = '"""\nTitle\n=====\n\nText.\n"""\n{comment}' + FUNCTIONS + "\n# %%\n# The work.\n\n"
 SWALLOWED = """
 try:
     with ProcessPoolExecutor(1, mp_context=context) as executor:
