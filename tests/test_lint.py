@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import HEADER, ROOT
 from workercheck.fronts.commands import lint as command
-from workercheck.fronts.commands.main import FORMATS
+from workercheck.fronts.commands.output import FORMATS
 from workercheck.judge.finding import FINDING_KINDS, MEANINGS
 from workercheck.lint.cells import Code, script
 from workercheck.lint.follow import check
@@ -476,7 +476,7 @@ def test_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     (tmp_path / "fine page.md").write_text(f"{HEADER}```{{code-cell}}\nprint(1)\n```\n")
     outputs = {}
     for name in FORMATS:
-        assert 1 == command.main(["--format", name, "--report", "r.json", "."], FORMATS)
+        assert 1 == command.main(["--format", name, "--report", "r.json", "."])
         outputs[name] = capsys.readouterr().out
     report = json.loads(outputs["json"])
     assert report == json.loads((tmp_path / "r.json").read_text())
@@ -551,7 +551,7 @@ def test_file_that_cannot_be_read_is_named_and_the_others_are_read(
         (tmp_path / name).write_bytes(data)
     (tmp_path / "tool.py").write_text(BROKEN)
     monkeypatch.chdir(tmp_path)
-    assert 2 == command.main([name, "tool.py"], FORMATS)
+    assert 2 == command.main([name, "tool.py"])
     out, err = capsys.readouterr()
     assert err.startswith(message), err
     assert 1 == err.count("\n")

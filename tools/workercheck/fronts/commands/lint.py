@@ -8,11 +8,10 @@ import os
 import platform
 import sys
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from workercheck.fronts.commands import extra
-from workercheck.fronts.commands.run import save_report
+from workercheck.fronts.commands import extra, output
 from workercheck.judge.finding import Finding
 from workercheck.lint.cells import Code, CodeError, script
 from workercheck.lint.follow import check
@@ -31,7 +30,7 @@ class _UnreadableError(Exception):
     """A file cannot be read; the message says where and why."""
 
 
-def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Read pages and scripts, and tell which work their workers would lose.
 
     Returns
@@ -45,10 +44,7 @@ def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> in
         "them, and find what they hand to worker processes that cannot load it.",
         epilog=_EPILOG,
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write report.json there")
-    parser.add_argument(
-        "--format", choices=sorted(formats), default="text", help="how findings are printed"
-    )
+    output.add_options(parser)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     options = parser.parse_args(argv)
 
@@ -61,13 +57,13 @@ def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> in
             problems.append(str(exc))
         else:
             if found is not None:
-                reports.append(PageReport(str(path), _name(path), executed=False, findings=found))
+                name = output.name_of(str(path))
+                reports.append(PageReport(str(path), name, executed=False, findings=found))
     report = Report({"python": platform.python_version()}, reports, {}, was_read=True)
-    if output := formats[options.format](report):
-        print(output, flush=True)
+    output.show(report, options.format)
     for problem in problems:
         print(problem, file=sys.stderr)
-    is_saved = options.report is None or save_report(report, options.report)
+    is_saved = output.save(report, options.report)
     if problems or not is_saved:
         return 2
     return 1 if report.verdict == "fail" else 0
@@ -91,18 +87,11 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield Path(parent, file)
 
 
-def _name(path: Path) -> str:
-    """Return the path of a file, as a report names it."""
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100, links stay as they are
-    cwd = Path.cwd()
-    return (absolute.relative_to(cwd) if absolute.is_relative_to(cwd) else path).as_posix()
-
-
 def _lint(path: Path) -> list[Finding] | None:
     """Return the findings about a file, None where it has no code."""
     if path.suffix not in (_SCRIPT, *_PAGES):
         raise _UnreadableError(f"{path}: it is no page and no script. Name .md, .ipynb or .py.")
-    name = _name(path)
+    name = output.name_of(str(path))
     try:
         data = path.read_bytes()
         if path.suffix == _SCRIPT:

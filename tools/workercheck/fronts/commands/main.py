@@ -8,13 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workercheck import __version__
-from workercheck.fronts.commands import extra
+from workercheck.fronts.commands import extra, output
 from workercheck.report import gate
-from workercheck.report import record as report
-from workercheck.report.sarif import sarif
-
-FORMATS = {"text": report.text, "json": report.Report.to_json, "junit": report.junit}
-FORMATS |= {"github": report.github, "sarif": sarif}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["run"]:
         from workercheck.fronts.commands import run
 
-        return run.main(arguments[1:], FORMATS)
+        return run.main(arguments[1:])
     if arguments[:1] == ["lint"]:
         from workercheck.fronts.commands import lint
 
-        return lint.main(arguments[1:], FORMATS)
+        return lint.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="workercheck",
         description="Judge a finished documentation build by the report that the Sphinx "
@@ -52,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "without running them, `workercheck doctor` looks at this environment; see their --help.",
     )
     parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
-    parser.add_argument("--format", choices=sorted(FORMATS), default="text")
+    output.add_format(parser)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(arguments)
     found, doubts = gate.read(options.outdir)
-    if found is not None and (output := FORMATS[options.format](found)):
-        print(output)
+    if found is not None:
+        output.show(found, options.format)
     for doubt in doubts:
         print(f"workercheck: cannot tell: {doubt}", file=sys.stderr)
     if doubts or found is None:

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from workercheck.fronts.commands import extra, run_command
-from workercheck.report.record import Report
+from workercheck.fronts.commands import extra, output, run_command
 
 _USAGE = """workercheck run [--report FILE] [--format {github,json,junit,sarif,text}] -- COMMAND …
        workercheck run [--jobs N] [--timeout SECONDS] [--report FILE] [--format …] PAGE…"""
@@ -18,7 +17,7 @@ was watched, else 0. Exit status of pages: 0 clean, 1 findings, 2 it cannot tell
 passed are kept in .workercheck, in the folder in which this runs."""
 
 
-def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run a command or pages, and judge them.
 
     Returns
@@ -33,10 +32,7 @@ def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> in
         "notebooks (.ipynb) and MyST pages (.md) and watch their kernels.",
         epilog=_EPILOG,
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write report.json there")
-    parser.add_argument(
-        "--format", choices=sorted(formats), default="text", help="how findings are printed"
-    )
+    output.add_options(parser)
     parser.add_argument(
         "--jobs",
         type=_positive(int),
@@ -53,16 +49,12 @@ def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> in
     parser.add_argument("pages", nargs="*", metavar="PAGE")
     own, command = _split(argv)
     options = parser.parse_args(own)
-
-    def save(found: Report) -> bool:
-        return options.report is None or save_report(found, options.report)
-
     if command:
         if options.pages:
             parser.error(f"unknown argument {options.pages[0]!r}; the command comes after --")
         if options.jobs or options.timeout:
             parser.error("--jobs and --timeout are about pages, not about a command")
-        return run_command.main(command, options.format, formats, save)
+        return run_command.main(command, options.format, options.report)
     if not options.pages:
         parser.error(
             "a command is missing, or pages: workercheck run -- COMMAND …, workercheck run PAGE…"
@@ -75,12 +67,9 @@ def main(argv: Sequence[str], formats: dict[str, Callable[[Report], str]]) -> in
     # Only here: a command needs none of what the extra brings.
     from workercheck.fronts.commands import run_pages
 
-    def show(found: Report) -> bool:
-        if output := formats[options.format](found):
-            print(output, flush=True)
-        return save(found)
-
-    return run_pages.main(options.pages, options.jobs or 0, options.timeout, show)
+    return run_pages.main(
+        options.pages, options.jobs or 0, options.timeout, options.format, options.report
+    )
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -99,14 +88,3 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
     parse.__name__ = "number"  # as argparse calls it where it is none
     return parse
-
-
-def save_report(found: Report, path: Path) -> bool:
-    """Write the report; return whether it could be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(found.to_json() + "\n", encoding="utf-8")
-    except OSError as exc:
-        print(f"workercheck: {path}: {exc.strerror}", file=sys.stderr)
-        return False
-    return True

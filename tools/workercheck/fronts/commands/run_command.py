@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses as dc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from workercheck.evidence import records as ev
+from workercheck.fronts.commands import output
 from workercheck.judge import rules
 from workercheck.judge.finding import Finding
 from workercheck.judge.history import History
@@ -26,8 +27,7 @@ from workercheck.run.notebooks import Notebooks
 def main(
     command: Sequence[str],
     form: str,
-    formats: dict[str, Callable[[Report], str]],
-    save: Callable[[Report], bool],
+    saved_to: Path | None,
 ) -> int:
     """Run a command and judge it.
 
@@ -37,10 +37,8 @@ def main(
         The command.
     form
         The name of the format in which findings are printed.
-    formats
-        Every format.
-    save
-        Writes the report; returns whether it could.
+    saved_to
+        Where the report is written, None for nowhere.
 
     Returns
     -------
@@ -75,8 +73,8 @@ def main(
         return 127 if isinstance(exc, FileNotFoundError) else 126
     found = _report(run, cwd, steps_of(run.events))
     rest = told.rest(found)
-    _show(found, rest, run, form, formats)
-    if not save(found):
+    _show(found, rest, run, form)
+    if not output.save(found, saved_to):
         return run.status or 2
     if run.cut_short:
         return 1
@@ -106,15 +104,13 @@ def _show(
     found: Report,
     rest: Report,
     run: CommandRun,
-    name: str,
-    formats: dict[str, Callable[[Report], str]],
+    form: str,
 ) -> None:
     """Print the findings: text where it does not mix with what the command printed."""
     if run.cut_short:
         print(f"workercheck: the command was ended: {run.cut_short}", file=sys.stderr)
-    if formats[name] is not record.text:
-        if output := formats[name](found):
-            print(output, flush=True)
+    if form != "text":
+        output.show(found, form)
     elif _is_watched(run):
         lines = [_line(page, finding) for page in rest.pages for finding in page.unexpected]
         print("\n".join([f"workercheck: {record.summary(found)}", *lines]), file=sys.stderr)

@@ -6,10 +6,10 @@ import contextlib
 import dataclasses as dc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from workercheck.fronts.commands import read_page
+from workercheck.fronts.commands import output, read_page
 from workercheck.judge import rules
 from workercheck.report.execution import Execution
 from workercheck.report.progress import Screen, is_terminal
@@ -55,7 +55,7 @@ def run(words: Sequence[str], jobs: int, timeout: float | None) -> Report:
     problems = []
     for word in words:
         path = Path(os.path.abspath(word))  # noqa: PTH100, links stay as they are
-        name = path.relative_to(cwd).as_posix() if path.is_relative_to(cwd) else word
+        name = output.name_of(word)
         try:
             _check(path, pages)
             texts[name] = reading.text_of(name, path, "utf-8-sig", "Save it as UTF-8.")
@@ -78,7 +78,7 @@ def run(words: Sequence[str], jobs: int, timeout: float | None) -> Report:
 
 
 def main(
-    words: Sequence[str], jobs: int, timeout: float | None, show: Callable[[Report], bool]
+    words: Sequence[str], jobs: int, timeout: float | None, form: str, saved_to: Path | None
 ) -> int:
     """Execute pages and judge them.
 
@@ -86,8 +86,10 @@ def main(
     ----------
     words, jobs, timeout
         As for `run`.
-    show
-        Prints and writes the report; returns whether it could.
+    form
+        The name of the format in which findings are printed.
+    saved_to
+        Where the report is written, None for nowhere.
 
     Returns
     -------
@@ -109,14 +111,15 @@ def main(
     except KeyboardInterrupt:
         print("workercheck: interrupted, and every kernel has been ended", file=sys.stderr)
         return 2
-    is_shown = show(found)
+    output.show(found, form)
+    is_saved = output.save(found, saved_to)
     if not any(page.executed for page in found.pages):
         print(
             "workercheck: cannot tell: no page was executed, so nothing was checked",
             file=sys.stderr,
         )
         return 2
-    if not is_shown:
+    if not is_saved:
         return 2
     return 1 if found.verdict == "fail" else 0
 

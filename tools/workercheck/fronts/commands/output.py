@@ -1,0 +1,55 @@
+"""What the commands that judge something have in common: how a report is printed and saved."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from workercheck.report import record
+from workercheck.report.record import Report
+from workercheck.report.sarif import sarif
+
+FORMATS = {"text": record.text, "json": Report.to_json, "junit": record.junit}
+FORMATS |= {"github": record.github, "sarif": sarif}
+"""What writes a report, by the name of the format."""
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add ``--format``."""
+    parser.add_argument(
+        "--format", choices=sorted(FORMATS), default="text", help="how findings are printed"
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--report`` and ``--format``."""
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write report.json there")
+    add_format(parser)
+
+
+def show(report: Report, form: str) -> None:
+    """Print the report in the format that was asked for."""
+    if output := FORMATS[form](report):
+        print(output, flush=True)
+
+
+def save(report: Report, path: Path | None) -> bool:
+    """Write the report where that was asked for; return whether it could be written."""
+    if path is None:
+        return True
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(report.to_json() + "\n", encoding="utf-8")
+    except OSError as exc:
+        print(f"workercheck: {path}: {exc.strerror}", file=sys.stderr)
+        return False
+    return True
+
+
+def name_of(word: str) -> str:
+    """Return what a report calls the file that a person named: its path from here, where it can."""
+    path = Path(os.path.abspath(word))  # noqa: PTH100, links stay as they are
+    cwd = Path.cwd()
+    return path.relative_to(cwd).as_posix() if path.is_relative_to(cwd) else word
