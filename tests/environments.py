@@ -1,4 +1,4 @@
-"""Environments of locked packages, with this project installed as a user would."""
+"""Environments that tests install into, with this project as its users have it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ import find_python
 
 def make(folder: Path, lock: str, python: str = "3.14") -> Path:
     """Make an environment of what ``requirements/LOCK.txt`` names, and return its folder."""
-    interpreter = str(find_python.find(python))
-    subprocess.run(
-        [bootstrap.tool("uv"), "venv", "--quiet", "--python", interpreter, str(folder)], check=True
-    )
-    install(folder, "--require-hashes", "--requirement", str(ROOT / "requirements" / f"{lock}.txt"))
-    install(folder, "--no-deps", "--no-build-isolation", str(ROOT))
+    empty(folder, find_python.find(python))
+    install(folder, "--require-hashes", "--requirement", ROOT / "requirements" / f"{lock}.txt")
+    install(folder, "--no-deps", "--no-build-isolation", ROOT)
     return folder
 
 
-def install(environment: Path, *arguments: str) -> None:
+def empty(folder: Path, python: str | Path) -> None:
+    """Make an environment with nothing in it."""
+    command = [bootstrap.tool("uv"), "venv", "--quiet", "--python", python, folder]
+    subprocess.run(command, check=True)
+
+
+def install(environment: Path, *arguments: str | Path) -> None:
     """Install packages into an environment."""
-    pip = [bootstrap.tool("uv"), "pip", "install", "--quiet", "--python", str(environment)]
+    pip = [bootstrap.tool("uv"), "pip", "install", "--quiet", "--python", environment]
     subprocess.run([*pip, *arguments], check=True)

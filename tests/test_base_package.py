@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import environments
 import pytest
 from conftest import HEADER, PASSES, ROOT
 
@@ -34,17 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program, and an environment with workercheck, what it asks for, and nothing else."""
     folder = tmp_path_factory.mktemp("base")
     (folder / "test_area.py").write_text(LOST.lstrip())
-    uv = [bootstrap.tool("uv")]
-    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, folder / "env"], check=True)
+    environments.empty(folder / "env", sys.executable)
     wheel = ["build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable]
-    subprocess.run([*uv, *wheel, "--out-dir", folder, ROOT], check=True)
-    install(folder, *folder.glob("*.whl"))
+    subprocess.run([bootstrap.tool("uv"), *wheel, "--out-dir", folder, ROOT], check=True)
+    environments.install(folder / "env", *folder.glob("*.whl"))
     return folder
-
-
-def install(folder: Path, *packages: Path | str) -> None:
-    uv = [bootstrap.tool("uv"), "pip", "install", "--quiet", "--python", folder / "env"]
-    subprocess.run([*uv, *packages], check=True)
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +88,7 @@ def test_it_reads_scripts_and_says_what_pages_need(folder: Path) -> None:
 
 
 def test_it_watches_a_test_suite(folder: Path) -> None:
-    install(folder, "pytest")
+    environments.install(folder / "env", "pytest")
     done = run(folder, "pytest", "--workercheck", "-p", "no:cacheprovider")
     assert 1 == done.returncode, done.stderr
     assert "test_area.py:8: a future of test_area.area failed and nobody looked" in done.stdout
@@ -101,7 +96,7 @@ def test_it_watches_a_test_suite(folder: Path) -> None:
 
 def test_its_extra_for_notebooks_runs_pages_without_sphinx(folder: Path) -> None:
     (wheel,) = folder.glob("*.whl")
-    install(folder, f"workercheck[notebooks] @ {wheel.as_uri()}")
+    environments.install(folder / "env", f"workercheck[notebooks] @ {wheel.as_uri()}")
     (packages,) = (folder / "env").glob("lib/python*/site-packages")
     assert not (packages / "sphinx").exists()
     (folder / "page.md").write_text(f"{HEADER}```{{code-cell}}\n{PASSES}\n```\n")
@@ -110,7 +105,7 @@ def test_its_extra_for_notebooks_runs_pages_without_sphinx(folder: Path) -> None
 
 
 def test_extension_without_its_extra_says_so(folder: Path, tmp_path: Path) -> None:
-    install(folder, "sphinx")
+    environments.install(folder / "env", "sphinx")
     (tmp_path / "conf.py").write_text('extensions = ["workercheck"]\n')
     done = run(folder, "sphinx-build", str(tmp_path), str(tmp_path / "html"))
     assert 2 == done.returncode
