@@ -26,6 +26,10 @@ DOCS_PYTHON = "3.14"
 TESTED_PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 SITE = "docs/_build/html"
 
+# A machine of a CI may stand still for longer than any test waits: there, a test that failed
+# runs once more. pytest's summary lists it, and one that fails twice is a failure.
+RERUNS = ("--reruns", "1", "-rR") if os.environ.get("CI") else ()
+
 # Which Python each lock is for: the least one that will install it.
 LOCKS = {
     "bootstrap": "3.9",
@@ -107,7 +111,7 @@ def run_tests(session: nox.Session, name: str, python: str) -> None:
     """Run the test suite on `python` in the environment `name`."""
     run = environment(session, name, "tests", python=python)
     # Builds wait for kernels half of their time; a file's tests share what they built.
-    run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
+    run("pytest", "-n", "2", "--dist", "loadfile", *RERUNS, *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -169,7 +173,7 @@ def linkcheck(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """Look at every page of the built site in Chromium; `-- ARGS` go to pytest."""
     run = environment(session, "browser", "browser", project=False)
-    run("pytest", "-n", "2", "--dist", "worksteal", "tests_browser", *session.posargs)
+    run("pytest", "-n", "2", "--dist", "worksteal", *RERUNS, "tests_browser", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -334,6 +334,18 @@ def wait_until(condition: Callable[[], object], seconds: float) -> None:
     assert condition()
 
 
+def wait_until_none_is_left(folder: Path) -> None:
+    """Wait until no process has its evidence below a folder, or tell which one does."""
+    deadline = time.monotonic() + 30
+    while (left := processes_below(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    now = time.time()
+    assert [] == [
+        f"{now - process.create_time():.1f} s old: {process}, {process.cmdline()}"
+        for process in left
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_build_after_builds_killed_at_any_moment_is_right(site: Site, tmp_path: Path) -> None:
@@ -351,7 +363,7 @@ def test_build_after_builds_killed_at_any_moment_is_right(site: Site, tmp_path: 
         time.sleep(first.seconds * number / kills)
         os.killpg(build.pid, signal.SIGKILL)
         build.wait()
-        wait_until(lambda: processes_below(temporary) == [], 15)
+        wait_until_none_is_left(temporary)
     after = site.build()
     assert 0 == after.status, after.log
     assert "Traceback" not in after.log
@@ -405,7 +417,7 @@ def test_killed_build_leaves_no_process(site: Site, tmp_path: Path, watched: boo
         os.killpg(build.pid, signal.SIGKILL)
         build.wait()
         if watched:
-            wait_until(lambda: processes_below(temporary) == [], 15)
+            wait_until_none_is_left(temporary)
             wait_until(lambda: list(temporary.iterdir()) == [], 5)
         else:
             # The kernel notices that its parent is gone, and leaves its child behind.

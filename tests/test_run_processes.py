@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from runs import execute, of, page
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
+from workercheck.recorder import events
 from workercheck.run import clock, interpreters, leftovers, reaper
 from workercheck.run.page import Page
 from workercheck.run.processes import ProcessTree, is_alive
@@ -201,6 +202,55 @@ def test_process_without_the_variable_is_not_found_by_the_variable(tmp_path: Pat
         assert [parent.pid] == tree.parents(left.pid)
     finally:
         left.kill()
+
+
+BUILD = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from workercheck.recorder import events
+from workercheck.run import reaper
+
+folder = Path(sys.argv[1])
+with reaper.watching(folder):
+    # The variable is there when the program is executed, a while after the build is gone.
+    program = f"sleep 0.4; {events.ENV}={folder / 'page'} exec sleep 600"
+    subprocess.Popen(["sh", "-c", program], stdout=subprocess.DEVNULL, start_new_session=True)
+    print("started", flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def ended_or_killed_build(folder: Path, how: str) -> list[psutil.Process]:
+    """Return what is left a while after a build, which was starting a process, ended."""
+    folder.mkdir()
+    build = subprocess.run(
+        [sys.executable, "-c", BUILD, str(folder), how],
+        check=False,
+        timeout=60,
+        stdout=subprocess.PIPE,
+        env={key: value for key, value in os.environ.items() if key != events.ENV},
+    )
+    assert b"started\n" == build.stdout
+    deadline = time.monotonic() + 30
+    # The reaper removes the folder when it is done.
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not folder.exists()
+    time.sleep(0.6)
+    left = reaper.processes_below(folder)
+    for process in left:
+        process.kill()
+    return left
+
+
+def test_process_that_a_killed_build_was_starting_is_ended(tmp_path: Path) -> None:
+    assert [] == ended_or_killed_build(tmp_path / "build", "killed")
+
+
+def test_reaper_of_a_build_that_ended_looks_once(tmp_path: Path) -> None:
+    # A build that ended has no process that is still starting: it does not wait for one.
+    assert 1 == len(ended_or_killed_build(tmp_path / "build", "ended"))
 
 
 def test_stranger_that_an_event_names_is_left_alone(tmp_path: Path) -> None:

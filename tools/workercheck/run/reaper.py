@@ -22,6 +22,16 @@ from workercheck.run import clock
 PATIENCE = 10.0
 """Seconds for which processes are looked for that a dying page may still start."""
 
+QUIET = 1.0
+"""Seconds without a process after which a build that was killed has left none.
+
+A process that a build was starting when it was killed looks like the build itself until it
+executes its program: only then does it have the variable by which it is found.
+"""
+
+_ENDED = b"ended"
+"""What a build that was not killed writes when it has ended what it could."""
+
 
 @contextlib.contextmanager
 def watching(folder: Path) -> Iterator[None]:
@@ -43,9 +53,8 @@ def watching(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.communicate(_ENDED)
 
 
 def processes_below(folder: Path, *, since: float = 0.0) -> list[psutil.Process]:
@@ -70,13 +79,18 @@ def processes_below(folder: Path, *, since: float = 0.0) -> list[psutil.Process]
 
 def main(folder: Path) -> None:
     """Wait for the build's end, then end what it left."""
-    sys.stdin.buffer.read()
-    deadline = time.monotonic() + PATIENCE
-    # Again until none is found: one may have started another before it was ended.
-    while (left := processes_below(folder)) and time.monotonic() < deadline:
+    quiet = 0.0 if sys.stdin.buffer.read() == _ENDED else QUIET
+    started = last_found = time.monotonic()
+    while (now := time.monotonic()) < started + PATIENCE:
+        left = processes_below(folder)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        if left:
+            # Again: one may have started another before it was ended.
+            last_found = now
+        elif now >= last_found + quiet:
+            break
         time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
 
