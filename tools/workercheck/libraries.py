@@ -611,6 +611,12 @@ RUNNERS = {
 DEFAULT = "loky.get_reusable_executor"
 """What makes the executor of a runner that is given none."""
 
+HOST_SERVERS = ("jupyter_server",)
+"""Programs that a host starts for its notebooks, by a word of their command line.
+
+No page starts them, and no page can end them.
+"""
+
 LEARNERS = ("adaptive.",)
 """Packages whose objects are sent without all but the first thing that they are made with."""
 

@@ -8,6 +8,7 @@ import time
 
 import psutil
 
+from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.run import clock, interpreters
@@ -38,11 +39,16 @@ async def end_all(
         is left is no fault of it.
     """
     deadline = time.monotonic() + (0.0 if is_cut_short else GONE_WITHIN)
+    asked: set[int] = set()
     while (left := tree.all()) and time.monotonic() < deadline:
         for process in left.values():
             with contextlib.suppress(psutil.Error):
                 if process.pid not in outside and not is_tracker(process):
                     process.kill()
+                elif process.pid not in asked and _is_server_of_a_host(process):
+                    # Its own way to end lets its kernels have their last words.
+                    process.terminate()
+                    asked.add(process.pid)
         await asyncio.sleep(_POLL)
         tree.learn(evidence.read())
     told: set[int] = set()
@@ -52,7 +58,8 @@ async def end_all(
                 command = interpreters.program(process.cmdline())[:200]
                 born = clock.born(process)  # nothing tells it of one that is gone
                 # A tracker only waits for the others.
-                is_fault = not (is_cut_short or is_tracker(process) or process.pid in told)
+                is_nobodys = is_tracker(process) or _is_server_of_a_host(process)
+                is_fault = not (is_cut_short or is_nobodys or process.pid in told)
                 process.kill()
                 told.add(process.pid)
                 if is_fault:
@@ -91,3 +98,7 @@ async def end_when_only_trackers_are_left(kernel: psutil.Process | None) -> None
 def is_tracker(process: psutil.Process) -> bool:
     """Tell whether a process is a resource tracker of multiprocessing, or of a library like it."""
     return "resource_tracker" in " ".join(process.cmdline())
+
+
+def _is_server_of_a_host(process: psutil.Process) -> bool:
+    return any(word in process.cmdline() for word in libraries.HOST_SERVERS)
