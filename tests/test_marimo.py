@@ -38,26 +38,35 @@ def _():
 @app.cell
 def _(ProcessPoolExecutor, area, get_context, get_reusable_executor):
     {executor}
-    try:
+    {work}
+    return
+"""
+SPAWN = 'executor = ProcessPoolExecutor(1, get_context("spawn"))'
+LOKY = "executor = get_reusable_executor(max_workers=1)"
+SWALLOWED = """try:
         print(executor.submit(area, 3).result())
     except Exception as exc:
         print(type(exc))
-    executor.shutdown()
-    return
-"""
-EXECUTORS = {
-    "swallowed": 'executor = ProcessPoolExecutor(1, get_context("spawn"))',
-    "healthy": "executor = get_reusable_executor(max_workers=1)",
+    executor.shutdown()"""
+# marimo ends its kernel as soon as the last cell has run, by a signal.
+LAST = "future = executor.submit(area, 3)"
+CELLS = {
+    "swallowed": (SPAWN, SWALLOWED),
+    "last cell": (SPAWN, LAST),
+    "healthy": (LOKY, SWALLOWED),
+    "healthy last cell": (LOKY, LAST),
 }
 
 
-@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("name", CELLS)
 def test_program_of_marimo(tmp_path: Path, name: str) -> None:
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(executor=EXECUTORS[name]))
+    executor, work = CELLS[name]
+    program.write_text(PROGRAM.format(executor=executor, work=work))
     command = (sys.executable, "-m", "marimo", "export", "html", "program.py", "-o", "out.html")
     done = watch(tmp_path, name, *command)
-    if name == "healthy":
+    if "healthy" in name:
         assert (0, []) == (done.status, done.found), done.err
     else:
-        assert (1, [("program.py", "unpickle-task", 28)]) == (done.status, done.found), done.err
+        line = 27 if name == "last cell" else 28
+        assert (1, [("program.py", "unpickle-task", line)]) == (done.status, done.found), done.err

@@ -579,6 +579,13 @@ ALWAYS: "Functions" = {
     "ipykernel.kernelapp": (("IPKernelApp.start", "kernel-starts"),),
     # What a manager calls first, through itself, when it ends a kernel.
     "jupyter_client.manager": (("KernelManager._async_interrupt_kernel", "kernel-interrupted"),),
+    "marimo._runtime.runtime": (("launch_kernel", "program-kernel-starts"),),
+    "marimo._session.managers.kernel": (
+        ("KernelManagerImpl.close_kernel", "program-kernel-closed"),
+    ),
+    "marimo._session.managers.ipc": (
+        ("IPCKernelManagerImpl.close_kernel", "program-kernel-closed"),
+    ),
     "IPython.core.interactiveshell": (
         ("InteractiveShell.safe_execfile", "file-runs"),
         ("InteractiveShell.safe_execfile_ipy", "file-runs"),
@@ -598,7 +605,7 @@ ALWAYS: "Functions" = {
     "traceback": (("print_exc", "error-printed"),),
     "logging": (("Logger.critical", "error-logged"),),
 }
-"""Functions that no single library owns, of the standard library and of Jupyter, as in
+"""Functions that no single library owns, of the standard library, of Jupyter and of marimo, as in
 `Library.functions`."""
 
 RUNNERS = {

@@ -78,6 +78,8 @@ ROLES: dict[str, tuple[str, Any]] = {
     "file-runs": ("start", files.begins),
     "kernel-starts": ("start", shutdown.kernel_starts),
     "kernel-interrupted": ("start", shutdown.kernel_interrupted),
+    "program-kernel-starts": ("start", shutdown.program_kernel_starts),
+    "program-kernel-closed": ("start", shutdown.program_kernel_closed),
 }
 
 SENDERS: dict[str, Any] = {

@@ -68,12 +68,9 @@ def _answer(path: str) -> None:
 
 
 def kernel_starts(_frame: FrameType, _: Any) -> None:
-    """Listen in a kernel that another program starts."""
-    if _is_listening or not hasattr(os, "mkfifo"):
+    """Listen in a kernel of Jupyter that another program starts."""
+    if not _listens_to_another_program():
         return
-    path = _question_to(os.getpid())
-    os.mkfifo(path, 0o600)
-    listen(path)
     try:
         cwd = os.getcwd()
     except OSError:  # it was removed
@@ -82,11 +79,36 @@ def kernel_starts(_frame: FrameType, _: Any) -> None:
     events.write("kernel-started", cwd=events.text(cwd), session=events.text(session))
 
 
+def program_kernel_starts(_frame: FrameType, _: Any) -> None:
+    """Listen in a kernel that executes a program, whose cells are found in its file."""
+    _listens_to_another_program()
+
+
 def kernel_interrupted(frame: FrameType, _: Any) -> None:
-    """Ask a kernel for its last words before its manager ends it."""
+    """Ask a kernel of Jupyter for its last words before its manager ends it."""
     manager: Any = frame.f_locals["self"]
-    pid = getattr(getattr(manager, "provisioner", None), "pid", None)
-    if type(pid) is not int or not getattr(manager, "shutting_down", False):
+    if getattr(manager, "shutting_down", False):
+        _ask(getattr(getattr(manager, "provisioner", None), "pid", None))
+
+
+def program_kernel_closed(frame: FrameType, _: Any) -> None:
+    """Ask a kernel that executes a program for its last words before its manager ends it."""
+    manager: Any = frame.f_locals["self"]
+    _ask(getattr(manager.kernel_task, "pid", None))
+
+
+def _listens_to_another_program() -> bool:
+    """Listen, and tell whether this process does so only now."""
+    if _is_listening or not hasattr(os, "mkfifo"):
+        return False
+    path = _question_to(os.getpid())
+    os.mkfifo(path, 0o600)
+    listen(path)
+    return True
+
+
+def _ask(pid: Any) -> None:
+    if type(pid) is not int:
         return
     path = _question_to(pid)
     try:
