@@ -75,7 +75,7 @@ def test_line_and_report_link_to_each_other(site: Site) -> None:
     )
     assert (build.outdir / "workercheck" / "report.html") == (place / target).resolve()
     assert "page-folder/page%20with%20space" == anchor
-    assert '<tr id="page-folder/page with space">' in report(build)
+    assert '<tr id="page-folder/page with space" role="row">' in report(build)
     links = re.findall('<a class="reference internal" href="([^"]*)"', report(build))
     there = {(build.outdir / "workercheck" / unquote(link)).resolve() for link in links}
     assert {place / "page with space.html", build.outdir / "workercheck" / "report.json"} <= there

@@ -36,9 +36,8 @@ window.probe = (() => {
 
   // -- Scrolling ----------------------------------------------------------------
 
-  /** Whether a plot takes what should move the page. A made-up event scrolls nothing itself. */
-  function scrollProblems(name, element) {
-    const found = [];
+  /** Whether a plot takes the wheel that should move the page. A made-up event scrolls nothing itself. */
+  function wheelProblems(name, element) {
     const { left, top, width, height } = element.getBoundingClientRect();
     const wheel = new WheelEvent("wheel", {
       deltaY: 100,
@@ -49,11 +48,7 @@ window.probe = (() => {
       cancelable: true,
     });
     element.dispatchEvent(wheel);
-    if (wheel.defaultPrevented) found.push(`${name} takes the wheel from the page`);
-    const { touchAction } = getComputedStyle(element);
-    if (matchMedia("(pointer: coarse)").matches && !/auto|pan-y|manipulation/.test(touchAction))
-      found.push(`${name} takes the finger from the page`);
-    return found;
+    return wheel.defaultPrevented ? [`${name} takes the wheel from the page`] : [];
   }
 
   // -- Bokeh --------------------------------------------------------------------
@@ -78,7 +73,7 @@ window.probe = (() => {
     const name = `bokeh plot ${index + 1}`;
     if (!figures(root).length) return [`${name} has not drawn: there is no figure`];
     return figures(root).flatMap((figure) => {
-      const found = scrollProblems(name, figure.canvas_view.events_el);
+      const found = wheelProblems(name, figure.canvas_view.events_el);
       const background = figure.model.background_fill_color;
       if (contrast(background, paper()) > 1.5)
         found.push(`${name} is ${background} on a page of ${paper()}`);
@@ -117,6 +112,7 @@ window.probe = (() => {
   // -- Plotly -------------------------------------------------------------------
 
   const drawn = new WeakSet();
+  const plotlyCanvas = (div) => div.querySelector(".gl-container canvas, .nsewdrag");
 
   async function pixelsOf(figure) {
     const image = new Image();
@@ -131,9 +127,8 @@ window.probe = (() => {
     const name = `plotly plot ${index + 1}`;
     if (!div._fullData?.length) return [`${name} has not drawn: it has no traces`];
     const found = [];
-    // A finger turns what is drawn in three dimensions.
-    const canvas = div.querySelector(".gl-container canvas, .nsewdrag");
-    if (canvas) found.push(...scrollProblems(name, canvas).filter((problem) => /wheel/.test(problem)));
+    const canvas = plotlyCanvas(div);
+    if (canvas) found.push(...wheelProblems(name, canvas));
     const background = div._fullLayout.paper_bgcolor;
     if (contrast(background, paper()) > 1.5)
       found.push(`${name} is ${background} on a page of ${paper()}`);
@@ -147,6 +142,17 @@ window.probe = (() => {
     if (pixels) drawn.add(div);
     else found.push(`${name} has not drawn: its data leave no pixel`);
     return found;
+  }
+
+  // -- Sliders ------------------------------------------------------------------
+
+  const handles = (root) =>
+    views(root).map((view) => view.shadow_el?.querySelector(".noUi-handle")).filter(Boolean);
+
+  function sliderProblems(handle, index) {
+    const colour = (element) => getComputedStyle(element).backgroundColor;
+    const seen = contrast(colour(handle), colour(handle.closest(".noUi-target")));
+    return seen < 3 ? [`the handle of slider ${index + 1} is hard to see, ${seen.toFixed(1)} to 1`] : [];
   }
 
   // -- Pictures -----------------------------------------------------------------
@@ -182,11 +188,29 @@ window.probe = (() => {
     /** What is wrong with the plots and pictures of the page, one line each. */
     plots: async () => [
       ...roots().flatMap(bokehProblems),
+      ...roots().flatMap(handles).flatMap(sliderProblems),
       ...(await Promise.all(plotly().map(plotlyProblems))).flat(),
       ...own("img").flatMap(pictureProblems),
       // Plotly's hold layers for what a plot may have.
       ...own("svg").filter((svg) => !svg.closest(".plotly-graph-div")).flatMap(drawingProblems),
     ],
+
+    /** Each plot's name, and where a finger meets it. */
+    plotElements: () => [
+      ...roots().map((root, index) => [`bokeh plot ${index + 1}`, root]),
+      ...plotly().map((div, index) => [`plotly plot ${index + 1}`, plotlyCanvas(div) ?? div]),
+    ],
+
+    /** What is wrong with the code of the page: what no finger finds, and what is no link. */
+    code: () => {
+      const found = own("button.copybtn").some((button) => getComputedStyle(button).opacity < 1)
+        ? ["a copy button shows under a mouse only"]
+        : [];
+      const link = own(".highlight :is(span, code)").find((element) =>
+        !element.closest("a") && /underline/.test(getComputedStyle(element).textDecorationLine));
+      if (link) found.push(`${link.textContent} looks like a link and is none`);
+      return found;
+    },
 
     /** How the data beside a slider or a list look now. */
     look: (control) => {
@@ -201,13 +225,19 @@ window.probe = (() => {
       const found = [];
       if (document.scrollingElement.scrollWidth > innerWidth)
         found.push(`the page is ${document.scrollingElement.scrollWidth} px wide in a window of ${innerWidth} px`);
-      const scrolls = (element) =>
-        element && (/auto|scroll/.test(getComputedStyle(element).overflowX) || scrolls(element.parentElement));
+      const scrolls = (element) => /auto|scroll/.test(getComputedStyle(element).overflowX);
+      const within = (element) => element && (scrolls(element) || within(element.parentElement));
       for (const element of document.querySelectorAll("article *"))
-        if (visible(element) && element.getBoundingClientRect().right > innerWidth + 1 && !scrolls(element)) {
+        if (visible(element) && element.getBoundingClientRect().right > innerWidth + 1 && !within(element)) {
           found.push(`${element.outerHTML.slice(0, 80)} sticks out`);
           break; // what is inside of it sticks out as well
         }
+      for (const table of own("table")) {
+        let place = table;
+        while (place && !scrolls(place)) place = place.parentElement;
+        const lost = place ? place.scrollWidth - place.clientWidth : 0;
+        if (lost > 1) found.push(`${lost} px of the table "${table.textContent.trim().slice(0, 40)}" are out of sight`);
+      }
       return found;
     },
   };

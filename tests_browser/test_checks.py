@@ -79,6 +79,11 @@ FAULTS = {
         "",
         "bokeh plot 1 takes the finger from the page",
     ),
+    "plotly that takes the finger": (
+        '<script defer src="_static/plots.js"></script>',
+        "",
+        "plotly plot 1 takes the finger from the page",
+    ),
     "plotly that takes the wheel": (
         '<script defer src="_static/plots.js"></script>',
         "",
@@ -114,6 +119,31 @@ FAULTS = {
         'make("Column", { children: [text, slider] })',
         "slider",
         "axe, serious: ARIA input fields must have an accessible name",
+    ),
+    "slider as pale as its track": (
+        "--color-brand-primary: #3d94ff",
+        "--color-brand-primary: #3f4448",
+        "the handle of slider 1 is hard to see",
+    ),
+    "table that loses columns": (
+        '<script defer src="_static/tables.js"></script>',
+        "",
+        'px of the table "setting',
+    ),
+    "copy button for a mouse": (
+        '<link rel="stylesheet" href="_static/outputs.css" />',
+        "",
+        "a copy button shows under a mouse only",
+    ),
+    "name in code like a link": (
+        '<link rel="stylesheet" href="_static/outputs.css" />',
+        "",
+        "numpy looks like a link and is none",
+    ),
+    "pale code in the dark": (
+        "color: #71adff",
+        "color: #333",
+        "axe, serious: Elements must meet minimum color contrast ratio thresholds",
     ),
     "code out of the keyboard's reach": (
         '<script defer src="_static/scrolling.js"></script>',
@@ -161,6 +191,22 @@ def test_fault_is_found(open_text, fault):
     found = page.axe() if expected.startswith("axe") else page.look()
     problems = [*found, *page.problems]
     assert [problem for problem in problems if expected in problem], problems
+
+
+def test_plot_turns_after_a_tap_and_rests_after_a_tap_elsewhere(open_text):
+    page = open_text(HEALTHY)
+    plot = "document.querySelector('#plotly .nsewdrag')"
+    assert page.swipe(plot)
+    page.page.get_by_role("button", name="Tap to turn").tap()
+    assert not page.swipe(plot)
+    page.page.get_by_role("heading").tap()
+    assert page.swipe(plot)
+
+
+def test_table_that_fits_stays_one(open_text):
+    wide, narrow = HEALTHY, HEALTHY.replace("its_default_is_long_as_well", "none")
+    stacked = "document.querySelectorAll('table.stacked').length"
+    assert [open_text(text).page.evaluate(stacked) for text in (wide, narrow)] == [1, 0]
 
 
 def test_plot_follows_the_theme_and_back(open_text):

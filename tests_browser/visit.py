@@ -52,10 +52,11 @@ class Visit:
         self.host = urlsplit(address).netloc
         self.patience = 1000 * patience
         self.problems: list[str] = []
+        self.has_touch = width == PHONE
         self.context = browser.new_context(
             viewport={"width": width, "height": HEIGHTS[width]},
             color_scheme=scheme,
-            has_touch=width == PHONE,
+            has_touch=self.has_touch,
             reduced_motion=motion,  # a colour half way through a transition is no colour
         )
         self.context.add_init_script(path=PROBE)
@@ -66,7 +67,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.note(f"error: {error}"))
         self.page.on("response", self.note_response)
         self.page.on("requestfailed", self.note_failed)
-        self.page.goto(address)
+        self.page.goto(address, timeout=120_000)  # three dimensions without a graphics card
         self.settle()
 
     def close(self) -> None:
@@ -117,9 +118,12 @@ class Visit:
     def sideways(self) -> list[str]:
         return self.page.evaluate("probe.sideways()")
 
+    def code(self) -> list[str]:
+        return self.page.evaluate("probe.code()")
+
     def look(self) -> list[str]:
         """Everything but axe, which takes longer."""
-        return [*self.sideways(), *self.controls(), *self.plots()]
+        return [*self.sideways(), *self.code(), *self.controls(), *self.plots(), *self.swipes()]
 
     def axe(self, *, context: dict[str, object] | None = None, **options: object) -> list[str]:
         """Return what axe finds serious or critical, given its own context and options."""
@@ -130,6 +134,43 @@ class Visit:
             if one["impact"] in ("serious", "critical")
             for node in one["nodes"]
         ]
+
+    def swipes(self) -> list[str]:
+        """Scroll by a finger on each plot; return those that keep the page still."""
+        if not self.has_touch:
+            return []
+        named = self.page.evaluate("probe.plotElements().map(([name]) => name)")
+        return [
+            f"{name} takes the finger from the page"
+            for index, name in enumerate(named)
+            if not self.swipe(f"probe.plotElements()[{index}][1]")
+        ]
+
+    def swipe(self, element: str) -> bool:
+        """Move a finger from the middle of an element; return whether the page has followed."""
+        x, y, before, distance = self.page.evaluate(
+            f"""() => {{
+              const element = {element};
+              element.scrollIntoView({{ block: "center", behavior: "instant" }});
+              const {{ left, top, width, height }} = element.getBoundingClientRect();
+              // Down the page, or up where that is its end.
+              const room = document.scrollingElement.scrollHeight - innerHeight - scrollY;
+              return [left + width / 2, top + height / 2, scrollY, room > 100 ? -100 : 100];
+            }}"""
+        )
+        devtools = self.context.new_cdp_session(self.page)
+        for kind, moved in [("touchStart", 0), *(("touchMove", n / 10) for n in range(1, 11))]:
+            points = [{"x": x, "y": y + moved * distance}]
+            devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        devtools.detach()
+        try:
+            patience = min(self.patience, 5_000)
+            self.page.wait_for_function("y => scrollY !== y", arg=before, timeout=patience)
+        except TimeoutError:
+            return False
+        self.page.wait_for_timeout(300)  # it rolls on a little
+        return True
 
     def controls(self) -> list[str]:
         """Move each slider and list by keyboard; return those that do nothing."""

@@ -122,8 +122,11 @@ copybutton_prompt_is_regexp = True
 html_theme = "furo"
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
-html_css_files = ["outputs.css"]  # plots and tables in light, dark and narrow windows
-html_js_files = [("scrolling.js", {"defer": "defer"})]  # long lines by keyboard
+html_css_files = ["outputs.css", "tables.css"]  # in light, dark and narrow windows
+html_js_files = [
+    ("tables.js", {"defer": "defer"}),  # wide ones row by row
+    ("scrolling.js", {"defer": "defer"}),  # long lines by keyboard
+]
 
 html_theme_options = source_repository.theme_options(os.environ, Path(__file__).parent) | {
     "light_logo": "logo-light.svg",

@@ -1,5 +1,5 @@
-/* Draw plots in the page's own colours, light or dark, follow a change, name the sliders, and let
- * the page be scrolled where a plot lies in the way.
+/* Draw plots and sliders in the page's own colours, light or dark, follow a change, name the
+ * sliders, and let the page be scrolled where a plot lies in the way.
  *
  * bokeh and plotly draw in the browser, so this can be done after the fact, on
  * the finished plots. Only the paper, axes, grid and text change, and lines in black,
@@ -71,6 +71,23 @@
     } else for (const child of view.child_views ?? []) nameSliders(child);
   }
 
+  /* A slider lives in a shadow tree and is white on white, in the dark as well. */
+  const SLIDER = `
+    .noUi-target { background: var(--color-background-border); border-color: var(--color-foreground-muted); box-shadow: none; }
+    .noUi-connect { background: none; }
+    .noUi-handle { background: var(--color-brand-primary); border-color: var(--color-background-primary); box-shadow: none; }
+  `;
+
+  function colourSliders(view) {
+    if (view.shadow_el?.querySelector(".noUi-target")) {
+      const style = document.createElement("style");
+      style.textContent = SLIDER;
+      view.shadow_el.append(style);
+    }
+    if (view.model.css_classes?.includes("panel-widget-box")) view.el.style.borderColor = "var(--color-background-border)";
+    (view.child_views ?? []).forEach(colourSliders);
+  }
+
   /* A plot zooms once the reader has picked a tool for it. A mouse may drag at once, for that
      scrolls no page; a finger scrolls. */
   function letScroll(toolbar) {
@@ -94,6 +111,21 @@
     window.Plotly.relayout(div, update);
   }
 
+  /* What a finger turns must not lie in the way of one that scrolls: it turns after a tap, and
+     rests again once the reader taps elsewhere. */
+  function turnAfterTap(div) {
+    if (!matchMedia("(pointer: coarse)").matches) return;
+    const button = document.createElement("button");
+    button.className = "tap-to-turn";
+    button.append(Object.assign(document.createElement("span"), { textContent: "Tap to turn or zoom" }));
+    div.classList.add("plot-at-rest");
+    div.append(button);
+    button.addEventListener("click", () => (button.hidden = true));
+    document.addEventListener("pointerdown", ({ target }) => {
+      if (!div.contains(target)) button.hidden = false;
+    });
+  }
+
   // -- when ---------------------------------------------------------------------
 
   const painted = new WeakMap(); // a plot and the paper it was last drawn on
@@ -110,15 +142,21 @@
       const views = doc.roots().map((root) => index[root.id] ?? index.get?.(root));
       if (!views[0]) continue; // not drawn yet
       if (!painted.has(doc)) {
-        views.forEach((view) => view && nameSliders(view));
+        views.filter(Boolean).forEach((view) => {
+          nameSliders(view);
+          colourSliders(view);
+        });
         modelsOf(doc).filter((model) => model.type === "Toolbar").forEach(letScroll);
       }
       once(doc, paintBokeh);
     }
     for (const div of document.querySelectorAll(".plotly-graph-div.js-plotly-plot")) {
       if (!div._fullLayout) continue; // not drawn yet
-      // Its buttons zoom as well.
-      if (!painted.has(div)) div.addEventListener("wheel", (event) => event.stopPropagation(), { capture: true });
+      if (!painted.has(div)) {
+        // Its buttons zoom as well.
+        div.addEventListener("wheel", (event) => event.stopPropagation(), { capture: true });
+        turnAfterTap(div);
+      }
       once(div, paintPlotly);
     }
   }

@@ -24,6 +24,23 @@ from workercheck.run.page import Page
 REPORT = "workercheck/report"
 """Name of the execution report among the pages of the site, beside ``report.json``."""
 
+# The names of executors are long and without spaces: a cell breaks anywhere, and on a phone a row
+# is a block. With the report itself, for it may stand in any theme.
+_STYLE = """
+table.workercheck { table-layout: fixed; width: 100% }
+table.workercheck th:first-child { width: 30% }
+table.workercheck th:nth-child(4) { width: 9% }
+table.workercheck td { overflow-wrap: anywhere; white-space: normal }
+table.workercheck p { margin: 0 }
+@media (max-width: 48em) {
+  table.workercheck :is(tbody, tr, td) { border: 0; display: block }
+  table.workercheck thead { display: none }
+  table.workercheck tr { padding: 0.5em 0 }
+  table.workercheck td:empty { display: none }
+  table.workercheck td:not(:first-child)::before { content: attr(data-head) ": " }
+}
+"""
+
 
 def describe(reported: PageReport, page: Page, history: History) -> None:
     """Add to a page's report when it ran, and with what.
@@ -165,6 +182,7 @@ def execution_report(found: Report, href: Callable[[str], str], json_href: str) 
     """
     body = Element("section", id="execution-report")
     SubElement(body, "h1").text = "Execution report"
+    SubElement(body, "style").text = _STYLE
     text = SubElement(body, "p")
     text.text = f"{report.summary(found)}. For programs: "
     _link(text, json_href, "report.json").tail = "."
@@ -225,17 +243,17 @@ def _section(parent: Element, title: str) -> Element:
 def _table(
     parent: Element, head: Sequence[str], rows: Mapping[str, Sequence[str | tuple[str, str]]]
 ) -> None:
-    """Add a table that scrolls by itself where it is too wide; rows by id, links as pairs."""
-    box = SubElement(parent, "div", style="overflow-x: auto")
-    table = SubElement(box, "table", {"class": "docutils", "style": "white-space: nowrap"})
+    """Add a table that no window clips; rows by id, links as pairs."""
+    # As blocks on a phone its parts would no longer be one to a screen reader.
+    table = SubElement(parent, "table", {"class": "docutils workercheck", "role": "table"})
     header = SubElement(SubElement(table, "thead"), "tr")
     for text in head:
         SubElement(header, "th", {"class": "head"}).text = text
-    body = SubElement(table, "tbody")
+    body = SubElement(table, "tbody", role="rowgroup")
     for anchor, cells in rows.items():
-        row = SubElement(body, "tr", id=anchor)
-        for cell in cells:
-            place = SubElement(row, "td")
+        row = SubElement(body, "tr", id=anchor, role="row")
+        for title, cell in zip(head, cells, strict=True):
+            place = SubElement(row, "td", {"data-head": title, "role": "cell"})
             if isinstance(cell, str):
                 place.text = cell
             else:
