@@ -19,6 +19,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 import bootstrap  # noqa: E402 - found only now
 import find_python  # noqa: E402
 
+# For all that a session starts.
+os.environ.update(bootstrap.certificates())
+
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 

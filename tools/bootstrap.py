@@ -30,9 +30,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = REPOSITORY / ".tools"
 LOCK = REPOSITORY / "requirements" / "bootstrap.txt"
 
-# Of the package ca-certificates, which a bare machine lacks. Debian's pip looks nowhere else,
-# though it carries its own.
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+# Where systems keep the certificate authorities that they trust in one file: Debian, Arch and
+# Alpine; Fedora; openSUSE. A bare machine has none of them.
+AUTHORITIES = (
+    Path("/etc/ssl/certs/ca-certificates.crt"),
+    Path("/etc/pki/tls/certs/ca-bundle.crt"),
+    Path("/etc/ssl/ca-bundle.pem"),
+)
 
 
 class BootstrapError(RuntimeError):
@@ -54,6 +58,21 @@ def alone(file: Path) -> Iterator[None]:
             say(f"waiting for another process that holds {file}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def certificates() -> dict[str, str]:
+    """Return the variables with which uv, pip and requests trust whom the system trusts.
+
+    Each of them carries authorities of its own, and the one of a company's network is not among
+    these. What the caller's environment says already stays as it is.
+    """
+    system = next((str(file) for file in AUTHORITIES if file.exists()), "")
+    bundle = os.environ.get("SSL_CERT_FILE") or system
+    if bundle:
+        names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+        return {name: os.environ.get(name) or bundle for name in names}
+    # The keychain is no file; pip asks it unasked.
+    return {"UV_SYSTEM_CERTS": "true"} if sys.platform == "darwin" else {}
 
 
 def stamp(tools: Path, lock: Path) -> str:
@@ -80,13 +99,15 @@ def _create(tools: Path, packages: Path) -> dict[str, str]:
     Debian's Python may lack pip and ensurepip; its pip is then unpacked into `packages`.
     """
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
+    environment.update(certificates())
     command = [sys.executable, "-m", "venv"]
     if importlib.util.find_spec("ensurepip") is None:
         say("this Python has no pip: taking Debian's package of it, for this folder only")
         debian.unpack(["python3-pip-whl"], packages)
         wheel = next((packages / "usr" / "share" / "python-wheels").glob("pip-*.whl"))
         environment["PYTHONPATH"] = str(wheel)
-        if not CERTIFICATES.exists():
+        # Debian's pip looks at the system's file only, though it carries authorities of its own.
+        if not certificates():
             with zipfile.ZipFile(wheel) as archive:
                 bundle = archive.extract("pip/_vendor/certifi/cacert.pem", packages)
             environment.setdefault("PIP_CERT", bundle)

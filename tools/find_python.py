@@ -91,7 +91,7 @@ def from_uv(version: str) -> Path:
     """
     uv = bootstrap.tool("uv")
     # Where there is no network, uv's usual three retries only cost time.
-    environment = {**os.environ, "UV_HTTP_RETRIES": "1"}
+    environment = {**os.environ, **bootstrap.certificates(), "UV_HTTP_RETRIES": "1"}
     find = [uv, "python", "find", "--no-project", "--system", "--no-python-downloads", version]
     for _ in ("what is there", "what was downloaded"):
         found = subprocess.run(find, capture_output=True, text=True, env=environment)
