@@ -235,6 +235,7 @@ def lint(session: nox.Session) -> None:
     schema = ("check-jsonschema", "--builtin-schema")
     run(*schema, "vendor.readthedocs", ".readthedocs.yaml")
     run(*schema, "vendor.github-workflows", ".github/workflows/ci.yml")
+    run(*schema, "vendor.citation-file-format", "CITATION.cff")
     run("pre-commit", "validate-config")
 
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,21 +79,6 @@ def test_lock_holds_what_the_project_asks_for(lock):
 def test_docs_have_no_uvloop():
     """Where it is installed, importing adaptive sets the event-loop policy."""
     assert "uvloop" not in names("docs")
-
-
-def test_wheel_holds_the_check_and_its_start_files_and_so_does_one_made_of_the_sdist(tmp_path):
-    build = [bootstrap.tool("uv"), "build", "--quiet", "--no-build-isolation"]
-    for folder, options in (("straight", ["--wheel"]), ("by-sdist", [])):
-        out = ["--python", sys.executable, "--out-dir", str(tmp_path / folder)]
-        subprocess.run([*build, *options, *out, str(ROOT)], check=True)
-    (straight,) = (tmp_path / "straight").glob("*.whl")
-    (by_sdist,) = (tmp_path / "by-sdist").glob("*.whl")
-    with zipfile.ZipFile(straight) as archive:
-        members = set(archive.namelist())
-    tools = ROOT / "tools"
-    modules = {str(file.relative_to(tools)) for file in (tools / "workercheck").rglob("*.py")}
-    assert modules | {"workercheck.pth", "workercheck.start"} <= members
-    assert straight.read_bytes() == by_sdist.read_bytes()
 
 
 def test_sessions_are_listed_at_once_with_what_they_do():
