@@ -231,7 +231,7 @@ def test_why_a_command_was_ended_is_said(runs: dict[str, Watched]) -> None:
 def test_command_in_which_nothing_was_watched_is_2(runs: dict[str, Watched]) -> None:
     run = runs["unwatched"]
     assert (2, "fail") == (run.status, run.report["verdict"])
-    assert "cannot tell: not watched" in run.err
+    assert "no verdict: not watched" in run.err
     assert "pass_env" in run.err
 
 

@@ -538,7 +538,7 @@ BAD = {
     ),
     "cut.ipynb": (b'{"cells": [', "cut.ipynb:1: cannot be read as a notebook"),
     "nothing.py": (None, "nothing.py: No such file or directory."),
-    "notes.txt": (b"", "notes.txt: it is no page and no script."),
+    "notes.txt": (b"", "notes.txt: the file is neither a page nor a script."),
 }
 
 

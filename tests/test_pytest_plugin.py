@@ -306,7 +306,9 @@ def test_the_test_that_handed_lost_work_out_is_red(
     found, text = runs[processes].tests[test]
     assert outcome == found, text
     assert said in text
-    assert (outcome in ("failure", "error")) == ("Ask for its result()" in text) or said != UNSEEN
+    assert (outcome in ("failure", "error")) == (
+        "Ask the future for its result()" in text
+    ) or said != UNSEEN
 
 
 @pytest.mark.parametrize("processes", ["one", "two"])

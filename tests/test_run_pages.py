@@ -230,7 +230,7 @@ def test_where_nothing_was_executed_it_cannot_tell(tmp_path: Path) -> None:
     assert why["page.md"].startswith("as its header says")
     assert why["stored.ipynb"].startswith("as its outputs are stored in the file")
     assert "" != report["environment"]["key"]
-    assert "cannot tell: no page was executed" in done.err
+    assert "no verdict: no page was executed" in done.err
 
 
 CELL = f"```{{code-cell}}\n{PASSES}\n```\n"
@@ -239,7 +239,7 @@ BAD = {
     "folder": (None, "folder: it is a folder. Name the pages in it, which end in .ipynb or .md."),
     "program.py": (
         b"1\n",
-        "program.py: it is no page: it does not end in .ipynb or .md. A program",
+        "program.py: it is not a page: its name does not end in .ipynb or .md. A program",
     ),
     "latin.md": (
         HEADER.encode() + "Käse\n".encode("latin-1"),

@@ -46,7 +46,7 @@ def errors(history: History, failures: Sequence[Finding]) -> list[Finding]:
                     cell.line,
                     cell=e.cell,
                     exception=e.exception,
-                    hint="Mend the cell, or tag it raises-exception if the error is its point.",
+                    hint="Fix the cell, or tag it raises-exception if it shows the error on purpose.",
                 )
             )
     return found
@@ -94,8 +94,8 @@ def timeouts(history: History) -> list[Finding]:
             history.line(e.cell),
             cell=e.cell,
             exception="CellTimeoutError",
-            hint="Make it faster, give the page more time with execution_timeout in its "
-            "mystnb header, or find what it waits for.",
+            hint="Make the cell faster, give the page more time with execution_timeout in its "
+            "mystnb header, or find what the cell waits for.",
         )
         for e in history.of(ev.CellTimedOut)
     ]
@@ -138,7 +138,7 @@ def absent(history: History, found: Sequence[Finding]) -> list[Finding]:
                 cell.line,
                 cell=index,
                 exception=error.exception,
-                hint="Take the tag away if the failure is mended, or mend the cell so that it "
+                hint="Remove the tag if the failure is fixed, or change the cell so that it "
                 "shows the failure again.",
             )
         )
@@ -160,7 +160,7 @@ def absent_at(step: HandOut) -> Finding:
         f"{where}the {what} {says}, and no worker failed: it passed",
         step.line,
         cell=step.cell,
-        hint=f"Take the {mark} away if the failure is mended, or mend the {what} so that a worker "
+        hint=f"Remove the {mark} if the failure is fixed, or change the {what} so that a worker "
         "fails again.",
     )
 

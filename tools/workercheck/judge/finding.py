@@ -26,18 +26,18 @@ FINDING_KINDS: tuple[str, ...] = get_args(FindingKind)
 MEANINGS: dict[FindingKind, str] = {
     "unpickle-task": "A worker could not load what it was sent.",
     "unpickle-result": "The page could not load what a worker sent back.",
-    "pickle-task": "What was to be sent to a worker could not be pickled.",
+    "pickle-task": "A task could not be pickled, and was never sent to a worker.",
     "pickle-result": "A worker could not pickle its result.",
     "worker-died": "A worker was killed, crashed or exited while it had work.",
     "cell-error": "A cell raised.",
     "cell-timeout": "A cell took longer than its limit.",
     "kernel-died": "The kernel of the page ended, or never came up.",
-    "unseen-failure": "Work failed, and nobody looked at it.",
+    "unseen-failure": "Work failed, and nobody asked for its result.",
     "leftover-process": "A process outlived its page and had to be ended.",
-    "not-executed": "Code that nobody ran.",
+    "not-executed": "Code was not executed.",
     "not-watched": "A process ran without the recorder, or evidence was lost.",
-    "not-rendered": "The page ran, and what it is to show cannot be shown.",
-    "expected-but-absent": "A cell says that a worker fails in it, and none did.",
+    "not-rendered": "The page ran, and its output cannot be rendered.",
+    "expected-but-absent": "A worker's failure was expected, and no worker failed.",
 }
 """What happened, by kind, in a sentence."""
 

@@ -6,14 +6,14 @@ from workercheck import libraries
 from workercheck.evidence import records as ev
 
 LOOK = {
-    "future": "Ask for its result() or its exception().",
-    "result": "Ask for it with get(), or go through all items of the iterator.",
-    "task": "Await it; for a runner of adaptive, await runner.task.",
-    "process": "Read its exitcode after join(), or mend what it runs.",
+    "future": "Ask the future for its result() or its exception().",
+    "result": "Ask for the result with get(), or go through all items of the iterator.",
+    "task": "Await the task; for a runner of adaptive, await runner.task.",
+    "process": "Read the exitcode of the process after join(), or fix what it runs.",
 }
 
 GUARD = (
-    "A worker imports the script that started it: guard what must not run there with "
+    "A worker imports the script that started it: put code that must not run in a worker behind "
     'if __name__ == "__main__", and run the script from a file.'
 )
 
@@ -54,11 +54,11 @@ def failed_load(
         )
     if is_result:
         return (
-            f"Return plain data, or mend how {name} is pickled: an exception with an __init__ of "
+            f"Return plain data, or fix how {name} is pickled: an exception with an __init__ of "
             "its own needs a __reduce__, a class has to be importable in both processes."
         )
     if e.name == "__main__":
-        return "Move what is sent into a module: this worker has no __main__ of the page's."
+        return "Move what is sent into a module: this worker does not have the page's __main__."
     if e.exception == "ModuleNotFoundError":
         return (
             f"Install {e.name} where the workers run, or put it on their path: workers get "
@@ -73,15 +73,15 @@ def failed_load(
         return by_value(name, executor, through)
     if e.exception == "AttributeError":
         return (
-            "Make the module that the worker imports the one that the page has: the worker "
-            "imports it anew, from its file."
+            "Import the same version of the module in the page and in the worker: the worker "
+            "imports the module again, from its file."
         )
     if e.exception in ("FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError"):
         return (
             "What the message refers to is gone: a manager that was shut down, or shared memory "
             "that was unlinked. Keep it until the work is done."
         )
-    return f"Loading {name} raises: mend its __setstate__ or __reduce__, or send plain data."
+    return f"Loading {name} raises: fix its __setstate__ or __reduce__, or send plain data."
 
 
 def by_value(name: str, executor: str | None, through: str) -> str:
@@ -89,7 +89,7 @@ def by_value(name: str, executor: str | None, through: str) -> str:
     library = libraries.library_of(executor)
     move = f"Move {name} into a module that both processes can import"
     if library is not None and library.by_value:
-        return f"{move}: here it was pickled as a name, not by value."
+        return f"{move}: it was pickled by name, not by value."
     if through == "adaptive":
         return (
             "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
@@ -132,10 +132,10 @@ def died(*, is_page: bool) -> str:
         Whether a page handed the work out, whose cells have tags.
     """
     hint = (
-        "Find what ends it: run the function in the page itself, without an executor; a crash in "
-        "compiled code, sys.exit, os._exit and too little memory end a process at once."
+        "To find what ends the worker, run the function in the page itself, without an executor; a "
+        "crash in compiled code, sys.exit, os._exit or too little memory can end a process."
     )
-    on_purpose = " If the page shows that on purpose, tag the cell expect-worker-error."
+    on_purpose = " If the page shows this failure on purpose, tag the cell expect-worker-error."
     return hint + on_purpose if is_page else hint.replace("the page itself", "the program itself")
 
 
@@ -143,7 +143,7 @@ def initializer(function: str | None) -> str:
     """Say what to do about an initializer that raises."""
     name = (function or "the initializer").rsplit(".", 1)[-1]
     return (
-        f"Mend {name}: it runs in each worker before its first task, and a worker in which it "
+        f"Fix {name}: it runs in each worker before its first task, and a worker in which it "
         "raises does no work."
     )
 
@@ -153,8 +153,8 @@ def leftover(library: libraries.Library | None) -> str:
     if library is not None and library.stop:
         return f"End the processes of {library.name} where they were started: {library.stop}."
     return (
-        "End it where it was started: shut its executor down, use a with block, or terminate the "
-        "program and wait for it."
+        "End the process where it was started: shut its executor down, use a with block, or "
+        "terminate the program and wait for it."
     )
 
 
@@ -162,7 +162,6 @@ def unwatched(e: ev.Unwatched) -> str:
     """Say what to do about a Python process without the recorder."""
     if e.environment is not None:
         return (
-            f"Install workercheck in {e.environment} too: what its own workers lose is not seen "
-            "otherwise."
+            f"Install workercheck in {e.environment} too, so that failures of its workers are seen."
         )
-    return "Hand os.environ on to it, and start it without -S."
+    return "Pass os.environ to the process, and start Python without -S."

@@ -14,7 +14,7 @@ _TASK_READERS = {name for library in libraries.LIBRARIES for name in library.tas
 _SHUTDOWN_NOISE = ("KeyboardInterrupt", "EOFError", "ConnectionResetError", "BrokenPipeError")
 """What a load raises when the process at the other end goes, as all do when a kernel ends."""
 
-GUESS = "; which cell sent it is a guess, because nothing tells which message it was"
+GUESS = "; which cell sent it is a guess, because the message could not be identified"
 
 
 def failed_loads(history: History) -> list[Finding]:

@@ -33,12 +33,12 @@ def service_threads(history: History) -> list[Finding]:
             Finding(
                 "unseen-failure",
                 f"a callback raised ({error}) and ended the thread of {executor} that hands "
-                "results out: whoever waits for them waits for ever",
+                "results out: no more results arrive",
                 history.line(work.cell),
                 cell=work.cell,
                 exception=e.exception or None,
                 object=e.function,
-                hint="Catch the error in the callback, or do in the page what it does.",
+                hint="Catch the error in the callback, or do its work in the page.",
             )
         )
     return found

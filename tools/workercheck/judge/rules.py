@@ -98,7 +98,7 @@ def no_value(line: int, expression: str, reason: str) -> Finding:
         "cell-error",
         f"{{eval}}`{wording.clean(expression)}` has no value ({wording.clean(reason)})",
         line,
-        hint="Ask for what the page's code has made by then, in the page's own text.",
+        hint="Use a name that the page's code has defined above this line, in the page's own text.",
     )
 
 

@@ -15,7 +15,7 @@ BUILDINFO = ".buildinfo"
 _RENDERED_CELL = re.compile(rb'class="[^"]*\bcell_(?:input|output)\b')
 _FENCE = re.compile(r"^[ >\t]*(?:[-*+] +|\d+[.)] +)?(?P<mark>`{3,}|~{3,}|:{3,})(?P<info>.*)$")
 
-_WAY_OUT = "Remove it if an earlier build left it, or build into an empty folder."
+_WAY_OUT = "Remove the page if an earlier build left it, or build into an empty folder."
 
 
 def fingerprint(outdir: Path, files: Iterable[Path]) -> dict[str, str]:
@@ -63,7 +63,7 @@ def _of_another_build(outdir: Path, found: Report) -> Iterator[str]:
     for name, digest in found.site.items():
         path = outdir / name
         if not path.is_file():
-            yield f"{path}: is gone; the report is of another build. Build again."
+            yield f"{path}: the file is gone; the report belongs to another build. Build again."
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             what = (
                 "the configuration is not the one that was checked (was workercheck taken out of "
@@ -71,7 +71,7 @@ def _of_another_build(outdir: Path, found: Report) -> Iterator[str]:
                 if name == BUILDINFO
                 else "the page is not the one that was checked"
             )
-            yield f"{path}: {what}; the report is of another build. Build again."
+            yield f"{path}: {what}; the report belongs to another build. Build again."
 
 
 def _unmentioned(outdir: Path, found: Report) -> Iterator[str]:

@@ -37,7 +37,7 @@ class PageError(Exception):
         The way out, a sentence.
     """
 
-    def __init__(self, message: str, line: int = 1, hint: str = "Mend the page.") -> None:
+    def __init__(self, message: str, line: int = 1, hint: str = "Fix the page.") -> None:
         super().__init__(message)
         self.line = line
         self.hint = hint
@@ -132,7 +132,7 @@ def header_of(text: str) -> Any:
         mark = getattr(exc, "problem_mark", None)
         problem = getattr(exc, "problem", None) or exc
         raise PageError(
-            f"its header is no YAML ({problem})", mark.line + 2 if mark else 1, "Mend it."
+            f"its header is no YAML ({problem})", mark.line + 2 if mark else 1, "Fix the header."
         ) from exc
 
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="workercheck lint",
         description="Read notebooks (.ipynb), MyST pages (.md) and scripts (.py) without running "
-        "them, and find what they hand to worker processes that cannot load it.",
+        "them, and find functions and objects that worker processes cannot load.",
         epilog=_EPILOG,
     )
     output.add_options(parser)
@@ -90,7 +90,9 @@ def _below(folder: Path) -> Iterator[Path]:
 def _lint(path: Path) -> list[Finding] | None:
     """Return the findings about a file, None where it has no code."""
     if path.suffix not in (_SCRIPT, *_PAGES):
-        raise _UnreadableError(f"{path}: it is no page and no script. Name .md, .ipynb or .py.")
+        raise _UnreadableError(
+            f"{path}: the file is neither a page nor a script. Name .md, .ipynb or .py files."
+        )
     name = output.name_of(str(path))
     try:
         data = path.read_bytes()
@@ -105,7 +107,7 @@ def _lint(path: Path) -> list[Finding] | None:
     except SyntaxError as exc:  # of the line that names the encoding of a script
         raise _UnreadableError(f"{name}:1: {exc.msg}.") from exc
     except CodeError as exc:
-        raise _UnreadableError(f"{name}:{exc.line}: {exc}. Mend it.") from exc
+        raise _UnreadableError(f"{name}:{exc.line}: {exc}. Fix the file.") from exc
 
 
 def _decoded(data: bytes) -> str:

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 clean, 1 findings, 2 it cannot tell.
+        0 clean, 1 findings, 2 evidence is missing.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["doctor"]:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="workercheck",
         description="Judge a finished documentation build by the report that the Sphinx "
         "extension workercheck left in it.",
-        epilog="exit status: 0 clean, 1 findings, 2 it cannot tell. "
+        epilog="exit status: 0 clean, 1 findings, 2 evidence is missing. "
         "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck run PAGE…` "
         "executes notebooks and MyST pages, `workercheck lint PATH…` reads pages and scripts "
         "without running them, `workercheck doctor` looks at this environment; see their --help.",
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found is not None:
         output.show(found, options.format)
     for doubt in doubts:
-        print(f"workercheck: cannot tell: {doubt}", file=sys.stderr)
+        print(f"workercheck: no verdict: {doubt}", file=sys.stderr)
     if doubts or found is None:
         return 2
     return 1 if found.verdict == "fail" else 0

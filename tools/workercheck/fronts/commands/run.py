@@ -13,7 +13,7 @@ _USAGE = """workercheck run [--report FILE] [--format {github,json,junit,sarif,t
        workercheck run [--jobs N] [--timeout SECONDS] [--report FILE] [--format …] PAGE…"""
 
 _EPILOG = """exit status of a command: its own where it is not 0, else 1 on findings, 2 when nothing
-was watched, else 0. Exit status of pages: 0 clean, 1 findings, 2 it cannot tell. Runs of pages that
+was watched, else 0. Exit status of pages: 0 clean, 1 findings, 2 evidence is missing. Runs of pages that
 passed are kept in .workercheck, in the folder in which this runs."""
 
 
@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         "--timeout",
         type=_positive(float),
         metavar="SECONDS",
-        help="how long a cell of a page may take; the default is what the page's header says "
-        "(mystnb: {execution_timeout: 60}), or else 30",
+        help="how long a cell of a page may take; the default is that of the page's header "
+        "(mystnb: {execution_timeout: 60}), or 30 without it",
     )
     parser.add_argument("pages", nargs="*", metavar="PAGE")
     own, command = _split(argv)

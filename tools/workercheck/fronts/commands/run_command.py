@@ -116,7 +116,7 @@ def _show(
         print("\n".join([f"workercheck: {record.summary(found)}", *lines]), file=sys.stderr)
     else:
         doubt = report_of.NOTHING_WATCHED
-        print(f"workercheck: cannot tell: {doubt.message}. {doubt.hint}", file=sys.stderr)
+        print(f"workercheck: no verdict: {doubt.message}. {doubt.hint}", file=sys.stderr)
 
 
 def _line(page: PageReport, finding: Finding) -> str:

@@ -94,7 +94,7 @@ def main(
     Returns
     -------
     int
-        0 clean, 1 findings, 2 it cannot tell.
+        0 clean, 1 findings, 2 evidence is missing.
     """
     try:
         found = run(words, jobs, timeout)
@@ -104,7 +104,7 @@ def main(
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         print(
-            f"workercheck: {where}{exc.strerror or exc}. Make room there, or let it be written.",
+            f"workercheck: {where}{exc.strerror or exc}. Make room on the disk, or allow writing there.",
             file=sys.stderr,
         )
         return 2
@@ -115,7 +115,7 @@ def main(
     is_saved = output.save(found, saved_to)
     if not any(page.executed for page in found.pages):
         print(
-            "workercheck: cannot tell: no page was executed, so nothing was checked",
+            "workercheck: no verdict: no page was executed, so nothing was checked",
             file=sys.stderr,
         )
         return 2
@@ -144,7 +144,7 @@ def _check(path: Path, pages: Sequence[Page]) -> None:
         raise PageError("no such file", 0, "A command comes after --: workercheck run -- COMMAND.")
     if path.suffix not in (read_page.NOTEBOOK, read_page.MARKDOWN):
         raise PageError(
-            f"it is no page: it does not end in {suffixes}",
+            f"it is not a page: its name does not end in {suffixes}",
             0,
             "A program is run like workercheck run -- python script.py.",
         )

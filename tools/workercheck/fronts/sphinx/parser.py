@@ -87,7 +87,7 @@ class _Chooser:
                 self._docname,
                 remains.not_watched(
                     "myst-nb executed the page itself, so that what it shows is of another run",
-                    "Build again if the file was edited meanwhile; else an extension changes "
+                    "Build again if the file was edited meanwhile; otherwise an extension changes "
                     "the page's code between its file and myst-nb: do that another way.",
                 ),
             )

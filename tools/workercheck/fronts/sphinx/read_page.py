@@ -64,7 +64,7 @@ def read(
         raise PageError(
             f"its {nb_config.metadata_key!r} header is not valid ({exc})",
             reading.line_of(text, nb_config.metadata_key),
-            "Mend it; YAML takes the words on, off, yes and no for true and false unless they are "
+            "Fix the header; YAML takes the words on, off, yes and no for true and false unless they are "
             "quoted.",
         ) from exc
     exclusive = reading.is_exclusive(text, notebook.metadata.get(KEY, {}))
