@@ -1,0 +1,41 @@
+"""Tutorial code fits the screen of a phone: the sources, line by line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+COLUMNS = 60
+
+_CELL = re.compile(
+    r"^(?P<fence>`{3,})\{code-cell\}.*\n(?P<header>---\n(?:.*\n)*?---\n)?(?P<code>(?:.*\n)*?)(?P=fence)$",
+    re.MULTILINE,
+)
+_TUTORIALS = sorted((ROOT / "docs/source/tutorial").glob("*.md"))
+
+
+def too_wide(page: Path) -> Iterator[str]:
+    """Name each line of a code cell that has more columns than a phone shows."""
+    text = page.read_text(encoding="utf-8")
+    for cell in _CELL.finditer(text):
+        first = text.count("\n", 0, cell.start("code")) + 1
+        for number, line in enumerate(cell["code"].splitlines(), start=first):
+            if len(line) > COLUMNS:
+                yield f"{page.name}:{number}: {len(line)} columns: {line.strip()}"
+
+
+@pytest.mark.parametrize("page", _TUTORIALS, ids=lambda page: page.stem)
+def test_code_of_a_tutorial_fits_a_phone(page: Path) -> None:
+    assert not list(too_wide(page))
+
+
+def test_line_that_is_too_wide_is_named(tmp_path: Path) -> None:
+    page = tmp_path / "wide.md"
+    wide = "x" * (COLUMNS + 1)
+    cell = f"```{{code-cell}}\n---\n{wide}: 1\n---\n{wide[1:]}\n{wide}\n```\n"
+    page.write_text(f"{wide}\n{cell}{wide}\n```python\n{wide}\n```\n")
+    assert list(too_wide(page)) == [f"wide.md:7: {COLUMNS + 1} columns: {wide}"]
