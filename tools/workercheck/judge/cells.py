@@ -46,7 +46,7 @@ def errors(history: History, failures: Sequence[Finding]) -> list[Finding]:
                     cell.line,
                     cell=e.cell,
                     exception=e.exception,
-                    hint="Fix the cell, or tag it raises-exception if it shows the error on purpose.",
+                    hint="Fix the cell, or tag it raises-exception if the error is on purpose.",
                 )
             )
     return found

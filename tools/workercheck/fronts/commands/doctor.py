@@ -378,8 +378,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="workercheck doctor",
         description="Print what belongs in a bug report, as Markdown: versions, the start method, "
         "and whether a function typed into a notebook reaches a worker, tried for real.",
-        epilog="exit status: 0 adaptive's default executor works, 1 it does not, 2 no kernel can be started. "
-        "To judge a folder called doctor: workercheck ./doctor",
+        epilog="exit status: 0 adaptive's default executor works, 1 it does not work, "
+        "2 no kernel starts. To judge a folder called doctor: workercheck ./doctor",
     )
     parser.add_argument(
         "--timeout", type=float, default=TIMEOUT, help="seconds for each trial (%(default).0f)"

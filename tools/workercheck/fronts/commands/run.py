@@ -12,9 +12,9 @@ from workercheck.fronts.commands import extra, output, run_command
 _USAGE = """workercheck run [--report FILE] [--format {github,json,junit,sarif,text}] -- COMMAND …
        workercheck run [--jobs N] [--timeout SECONDS] [--report FILE] [--format …] PAGE…"""
 
-_EPILOG = """exit status of a command: its own where it is not 0, else 1 on findings, 2 when nothing
-was watched, else 0. Exit status of pages: 0 clean, 1 findings, 2 evidence is missing. Runs of pages that
-passed are kept in .workercheck, in the folder in which this runs."""
+_EPILOG = """exit status of a command: its own if it is not 0, otherwise 1 on findings, 2 if nothing
+was watched, otherwise 0. Exit status of pages: 0 clean, 1 findings, 2 evidence is missing. Runs of
+pages that passed are kept in .workercheck, in the folder in which this runs."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -104,7 +104,7 @@ def main(
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         print(
-            f"workercheck: {where}{exc.strerror or exc}. Make room on the disk, or allow writing there.",
+            f"workercheck: {where}{exc.strerror or exc}. Make room, or allow writing there.",
             file=sys.stderr,
         )
         return 2

@@ -64,8 +64,8 @@ def read(
         raise PageError(
             f"its {nb_config.metadata_key!r} header is not valid ({exc})",
             reading.line_of(text, nb_config.metadata_key),
-            "Fix the header; YAML takes the words on, off, yes and no for true and false unless they are "
-            "quoted.",
+            "Fix the header; YAML takes the words on, off, yes and no for true and false unless "
+            "they are quoted.",
         ) from exc
     exclusive = reading.is_exclusive(text, notebook.metadata.get(KEY, {}))
     why_not_executed = _why_not_executed(path, notebook, nb_config, own_mode)
