@@ -106,6 +106,21 @@ if __name__ == "__main__":
     with context.Pool(2, initializer=prepare) as pool:
         pool.map(abs, [1])
 """
+RESPAWNS_MUTE = """
+import multiprocessing
+import os
+import sys
+
+def prepare():
+    sys.stderr.close()
+    os.close(2)
+    raise RuntimeError("nowhere to say it")
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2, initializer=prepare) as pool:
+        pool.map(abs, [1])
+"""
 WAITS = """
 import multiprocessing
 
@@ -196,6 +211,7 @@ def runs(folder: Path) -> dict[str, Watched]:
         ("starts_unwatched", 1, [("starts_unwatched.py", "not-watched", 4)]),
         ("leaves", 1, [("leaves.py", "leftover-process", 3)]),
         ("respawns", 1, [("respawns.py", "worker-died", 8)]),
+        ("respawns_mute", 1, [("respawns_mute.py", "worker-died", 12)]),
         ("waits", 1, [("waits.py", "unpickle-task", 9)]),
     ],
 )
@@ -225,6 +241,7 @@ def test_report_of_a_command(runs: dict[str, Watched]) -> None:
 
 def test_why_a_command_was_ended_is_said(runs: dict[str, Watched]) -> None:
     assert "the command was ended: 20 workers of one pool failed" in runs["respawns"].err
+    assert "the command was ended: 20 workers of one pool failed" in runs["respawns_mute"].err
     assert "the command was ended: it lost work, and has done nothing" in runs["waits"].err
 
 

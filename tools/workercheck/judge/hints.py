@@ -100,9 +100,23 @@ def by_value(name: str, executor: str | None, through: str) -> str:
     return f"{move}, or hand the work to loky, which pickles it by value."
 
 
-def failed_dump(e: ev.PickleFailed, executor: str | None, *, is_result: bool) -> str:
-    """Say what to do about an object that could not be pickled."""
-    name = (e.object or "it").rsplit(".", 1)[-1]
+def failed_dump(
+    thing: str | None, executor: str | None, *, is_result: bool, is_to_blame: bool
+) -> str:
+    """Say what to do about an object that could not be pickled.
+
+    Parameters
+    ----------
+    thing
+        The object, or the function it was sent with.
+    executor
+        What was to carry it.
+    is_result
+        Whether it is what a worker was to send back.
+    is_to_blame
+        Whether the object itself cannot be pickled, and not something that was sent with it.
+    """
+    name = (thing or "it").rsplit(".", 1)[-1]
     library = libraries.library_of(executor)
     if is_result:
         return f"Return plain data that pickle can store, instead of {name}."
@@ -110,6 +124,11 @@ def failed_dump(e: ev.PickleFailed, executor: str | None, *, is_result: bool) ->
         return (
             f"Send plain data: something in {name}, or that it refers to, cannot be pickled, such "
             "as a lock, a file or a generator. Make it inside the worker."
+        )
+    if not is_to_blame:
+        return (
+            f"Send plain data: something that is sent with {name} cannot be pickled, such as a "
+            "lock, a file, a generator or a lambda. Make it inside the worker."
         )
     return unpicklable(name)
 

@@ -128,10 +128,13 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     is_task = own is not None and own.place is not None and bool(own.place.names)
     is_result = (e.is_result or history.is_worker(e.pid)) and not is_task
     kind: FindingKind = "pickle-result" if is_result else "pickle-task"
+    is_to_blame = wording.is_named_by(e.message, thing)
     message = (
         f"a worker could not pickle {what}, and never sent it back ({error})"
         if is_result
         else f"{what} could not be pickled, and was never sent ({error})"
+        if is_to_blame
+        else f"something sent with {what} could not be pickled, and nothing was sent ({error})"
     )
     message += f", for {executor}" if executor else ""
     started = history.started.get(e.pid)
@@ -148,5 +151,5 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
         exception=e.exception or None,
         process=process,
         object=thing,
-        hint=hints.failed_dump(e, executor, is_result=is_result),
+        hint=hints.failed_dump(thing, executor, is_result=is_result, is_to_blame=is_to_blame),
     )

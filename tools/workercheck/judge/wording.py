@@ -135,6 +135,12 @@ def reader_object(names: Sequence[str]) -> str | None:
     return next(iter(main or own), None)
 
 
+def is_named_by(error: str, thing: str | None) -> bool:
+    """Tell whether an error of pickle is about an object itself, and not what was sent with it."""
+    name = (thing or "").rsplit(".", 1)[-1]
+    return "<" in (thing or "<") or re.search(rf"\b{re.escape(name)}\b", error) is not None
+
+
 def process(e: ev.LoadFailed, role: str, method: str | None) -> str:
     """Name the process, or the interpreter in it, in which a load failed."""
     if e.interpreter:

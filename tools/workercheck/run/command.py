@@ -99,8 +99,8 @@ class _Command:
         self.read = 0
         self.pools: dict[int, tuple[int, int]] = {}
         """By the pid of a worker: the process and the place for which a library started it."""
-        self.ended = collections.Counter[tuple[int, int]]()
-        """How many workers of a place failed."""
+        self.failed = collections.defaultdict[tuple[int, int], set[int]](set)
+        """The workers of a place that failed."""
         self.worked_at = time.monotonic()
         self.spent = 0.0
         self.next_look = 0.0
@@ -158,13 +158,13 @@ class _Command:
                 libraries.MODULES
             ):
                 self.pools[event.child] = (event.pid, event.place)
-            elif isinstance(event, ev.LoadFailed | ev.Raised) and event.pid in self.pools:
-                self.ended[self.pools[event.pid]] += 1
+            elif (pid := _failed_process(event)) in self.pools:
+                self.failed[self.pools[pid]].add(pid)
         now = time.monotonic()
         if len(events) > self.read:
             self.worked_at = now
         self.read = len(events)
-        if self.ended and max(self.ended.values()) > RESPAWNS:
+        if any(len(workers) > RESPAWNS for workers in self.failed.values()):
             return f"{RESPAWNS} workers of one pool failed, each in the place of the one before"
         if now > self.next_look:
             self.next_look = now + _LOOK
@@ -191,3 +191,15 @@ class _Command:
             while time.monotonic() < deadline:
                 if self._wait():
                     return
+
+
+def _failed_process(event: ev.Event) -> int:
+    """Return the pid of a process that failed by itself, or 0.
+
+    One that cannot say why it failed, as its standard error is closed, still has its exit code.
+    """
+    if isinstance(event, ev.LoadFailed | ev.Raised):
+        return event.pid
+    if isinstance(event, ev.Exited) and event.exitcode > 0:
+        return event.child
+    return 0
