@@ -204,8 +204,9 @@ def test_damaged_cache_is_told_in_one_line_and_the_build_is_right(site: Site) ->
     assert DAMAGE.keys() == runs.keys()
     for name, damage in DAMAGE.items():
         damage(runs[name])
-    for times in ("", "[1]", '{"half": NaN, "junk": "x"}'):
-        (site.root / ".jupyter_cache" / "workercheck" / "seconds.json").write_text(times)
+    for times in ("", "[1]", '{"docname": "half", "seconds": NaN}'):
+        for path in (site.root / ".jupyter_cache" / "workercheck" / "seconds").iterdir():
+            path.write_text(times)
         build = site.build("-E")
         assert 0 == build.status, build.log
         assert "Traceback" not in build.log

@@ -158,11 +158,33 @@ def test_change_of_a_package_that_is_a_link_is_another_key(project: Project) -> 
     assert key != project.key()
 
 
-def test_without_records_size_and_age_tell(project: Project) -> None:
+def test_without_records_the_content_tells(project: Project) -> None:
     """As Debian's packages are installed."""
     for record in project.site.glob("*.dist-info/RECORD"):
         record.unlink()
     key = project.key()
+    for file in project.package.iterdir():  # unpacked again, with the time of now
+        os.utime(file)
     assert key == project.key()
     replace_by_same_size(project.package / "__init__.py")
     assert key != project.key()
+
+
+@pytest.mark.parametrize(
+    ("what", "counts"),
+    [
+        ("libc_ver=lambda: ('glibc', '1.0')", True),
+        ("machine=lambda: 'riscv64'", True),
+        ("release=lambda: '1.0', version=lambda: '#1', node=lambda: 'another'", False),
+    ],
+)
+def test_library_of_c_and_processor_count_and_the_kernel_of_the_system_does_not(
+    project: Project, what: str, counts: bool
+) -> None:
+    startup = project.root / "startup"
+    startup.mkdir()
+    key = project.key(PYTHONPATH=str(startup))
+    # Another machine, as its interpreter would tell of it.
+    text = f"import platform\nvars(platform).update({what})\n"
+    (startup / "sitecustomize.py").write_text(text)
+    assert counts == (key != project.key(PYTHONPATH=str(startup)))

@@ -66,6 +66,8 @@ def environment(base: Path) -> Environment:
         getattr(sys, "abiflags", ""),
         sys.platform,
         platform.machine(),
+        # Not the kernel of the operating system: the same would run under another one.
+        platform.libc_ver(),
         start_method,
         sorted(packages.items()),
         [_relative(path, base) for path in filter(None, pythonpath.split(os.pathsep))],
@@ -98,8 +100,8 @@ def _content(folder: str, base: Path) -> Iterator[str]:
     """Describe each file of a folder of installed packages.
 
     A file that is as old and as large as its distribution recorded it has the recorded hash; to
-    hash all files would take seconds. One that was changed since is hashed, and one that nobody
-    recorded counts by its size and age, unless it is a module by itself.
+    hash all files would take seconds. One that was changed since is hashed, and so is one that
+    nobody recorded: its age would be another one on another machine.
     """
     recorded = _recorded(folder)
     for name, path, status in _files(folder):
@@ -109,11 +111,9 @@ def _content(folder: str, base: Path) -> Iterator[str]:
         elif _EXTENDS_PATH.fullmatch(name):
             text = Path(path).read_text("utf-8", "replace")
             yield f"{name},{_ABSOLUTE.sub(lambda match: _relative(match[0], base), text)}"
-        elif known is not None or "/" not in name:
+        else:
             digest = hashlib.sha256(Path(path).read_bytes()).digest()
             yield f"{name},sha256={base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
-        else:
-            yield f"{name},{status.st_size},{status.st_mtime_ns}"
 
 
 def _recorded(folder: str) -> dict[str, tuple[str, int, float]]:

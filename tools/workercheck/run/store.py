@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
@@ -37,10 +38,25 @@ KEPT_FOR = 30 * 86400.0
 KEPT_ENVIRONMENTS = 3
 """How many of the environments used last stay however long ago that was."""
 
-_SECONDS = "seconds.json"
+_SECONDS = "seconds"
+"""The folder with a file for each page: stores are merged by copying files."""
 _KEY = re.compile("[0-9a-f]{16}")
+"""The name of an environment's folder."""
 _MADE_BY_RUN = ("language_info", "widgets")
 """The notebook's metadata that a run adds."""
+
+
+_OUTPUTS: Mapping[str, Mapping[str, type]] = {
+    "stream": {"name": str, "text": str},
+    "error": {"ename": str, "evalue": str, "traceback": list},
+    "display_data": {"data": dict, "metadata": dict},
+    "execute_result": {"data": dict, "metadata": dict},
+}
+"""What each kind of output has, by `output_type`."""
+
+
+class WrongShapeError(Exception):
+    """A file of the store does not hold what one of its name holds."""
 
 
 class PageCache:
@@ -99,28 +115,27 @@ class PageCache:
             return
         try:
             path = self._path_of(run.page)
-            _write(path, seal.seal(self._name_of(path), _encode(run)))
+            write(path, seal.seal(self._name_of(path), _encode(run)))
         except OSError as exc:
             self.lost.append(run.page.docname)
             self.why_lost = f"{self.path}: {exc.strerror}"
 
     def seconds(self) -> dict[str, float]:
         """Return how long each page took when it last ran, in whatever environment."""
-        try:
-            known = json.loads(_read(self.folder / _SECONDS))
-            return {
-                str(name): float(spent)
-                for name, spent in known.items()
-                if 0 <= float(spent) < math.inf
-            }
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}  # they only order the pages
+        found = {}
+        for path in _entries(self.folder / _SECONDS):
+            with contextlib.suppress(OSError, WrongShapeError):  # they only order the pages
+                docname, spent = read_seconds(_read(path))
+                found[docname] = spent
+        return found
 
     def remember_seconds(self, spent: dict[str, float]) -> None:
         """Add to what `seconds` returns."""
-        text = json.dumps(self.seconds() | spent, indent=1, sort_keys=True)
-        with contextlib.suppress(OSError):
-            _write(self.folder / _SECONDS, text.encode())
+        for docname, seconds in spent.items():
+            name = hashlib.sha256(os.fsencode(docname)).hexdigest()[:16]
+            text = json.dumps({"docname": docname, "seconds": seconds})
+            with contextlib.suppress(OSError):
+                write(self.folder / _SECONDS / f"{name}.json", text.encode())
 
     def prune(self) -> None:
         """Remove what nobody has used for long, the last few environments excepted.
@@ -139,7 +154,7 @@ class PageCache:
         for path in environments[KEPT_ENVIRONMENTS:]:
             if _used(path) < before:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in _entries(self.path):
+        for path in [*_entries(self.path), *_entries(self.folder / _SECONDS)]:
             if _used(path) < before:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -181,13 +196,68 @@ def _encode(run: Run) -> bytes:
 
 def _decode(page: Page, body: bytes) -> Run:
     """Return a run under the page as it is now; an exception of any kind if it is none."""
-    kept = nbformat.from_dict(json.loads(body))
+    kept = nbformat.from_dict(read_run(body))
     notebook = copy.deepcopy(page.notebook)
     notebook.metadata.update(kept.metadata)
     for cell, outcome in zip(page.cells, kept.cells, strict=True):
         notebook.cells[cell.position].update(outcome)
     events = [ev.parse(line) for line in kept.events]
     return Run(page, notebook, events, kept.seconds, _below(page.path.parent, kept.sources))
+
+
+def read_run(body: bytes) -> dict[str, Any]:
+    """Return what a file of a run holds, without its seal.
+
+    Raises
+    ------
+    WrongShapeError
+        If that is no run.
+    """
+    try:
+        kept: dict[str, Any] = json.loads(body)
+        texts = [*kept["sources"], *kept["sources"].values(), *kept["events"], *kept["metadata"]]
+        is_run = (
+            _is_duration(kept["seconds"])
+            and all(isinstance(text, str) for text in texts)
+            and all(
+                isinstance(cell["execution_count"], int | None)
+                and all(_is_output(output) for output in cell["outputs"])
+                for cell in kept["cells"]
+            )
+        )
+    except Exception as exc:
+        raise WrongShapeError from exc
+    if not is_run:
+        raise WrongShapeError
+    return kept
+
+
+def read_seconds(content: bytes) -> tuple[str, float]:
+    """Return the page of a file of times, and how long it took.
+
+    Raises
+    ------
+    WrongShapeError
+        If that is not what the file holds.
+    """
+    try:
+        kept = json.loads(content)
+        docname, spent = kept["docname"], kept["seconds"]
+    except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        raise WrongShapeError from exc
+    if not isinstance(docname, str) or not _is_duration(spent):
+        raise WrongShapeError
+    return docname, float(spent)
+
+
+def _is_duration(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+
+
+def _is_output(output: Mapping[str, object]) -> bool:
+    """Tell whether a renderer will find what it looks for in an output."""
+    kinds = _OUTPUTS.get(str(output["output_type"]))
+    return kinds is not None and all(isinstance(output[name], kinds[name]) for name in kinds)
 
 
 def _from(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
@@ -208,7 +278,7 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)

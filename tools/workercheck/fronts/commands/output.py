@@ -29,6 +29,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
 
 
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add ``--store``."""
+    parser.add_argument(
+        "--store",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the folder in which runs are kept, workercheck_store of the build",
+    )
+
+
 def show(report: Report, form: str) -> None:
     """Print the report in the format that was asked for."""
     if output := FORMATS[form](report):

@@ -53,7 +53,7 @@ class Execution:
         myst_nb = myst_nb_of(app.env)
         self._md_config = myst_nb.myst_config
         self._nb_config = myst_nb.mystnb_config
-        self._cache = PageCache(Path(self._nb_config.execution_cache_path) / "workercheck", key)
+        self._cache = PageCache(_store(app, self._nb_config.execution_cache_path), key)
         self.records: dict[str, PageRecord] = {}
         """What this build knows of the pages that it is about to read, by docname."""
         self.handover = Handover(Path(app.doctreedir) / "workercheck")
@@ -142,6 +142,15 @@ class Execution:
             ended = datetime.datetime.fromisoformat(reported.ended)
         rendition = Rendition(run.notebook, run.seconds, ended.timestamp(), error)
         self.handover.give(run.page.docname, rendition)
+
+
+def _store(app: Sphinx, cache_of_myst_nb: str) -> Path:
+    """Return the folder of kept runs; a person who types a path starts from where he is."""
+    asked: str = app.config.workercheck_store
+    if not asked:
+        return Path(cache_of_myst_nb) / "workercheck"
+    is_typed = "workercheck_store" in app.config.overrides
+    return (Path.cwd() if is_typed else Path(app.confdir)) / asked
 
 
 def _write(text: str) -> None:

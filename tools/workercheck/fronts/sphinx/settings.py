@@ -30,6 +30,10 @@ def _is_duration(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 def _is_list_of_text(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
@@ -44,6 +48,8 @@ SETTINGS: Mapping[str, tuple[object, Callable[[object], bool], str]] = {
         _is_list_of_text,
         'a list of patterns of page names, like ["old/*"]',
     ),
+    # Beside nb_execution_cache_path.
+    "workercheck_store": ("", _is_text, "the path of a folder"),
     "workercheck_packages": ([], _is_list_of_text, 'a list of package names, like ["numpy"]'),
 }
 """Each setting with its default, its check, and what is allowed in words."""

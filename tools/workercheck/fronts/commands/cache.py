@@ -1,0 +1,52 @@
+"""``workercheck cache``: kept runs as one file, to take them to another machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from workercheck.fronts.commands import output
+from workercheck.report.record import count
+from workercheck.run import archive
+
+
+def main(argv: Sequence[str]) -> int:
+    """Export or import a store.
+
+    Returns
+    -------
+    int
+        0 when all of it was taken, 1 when a file was refused, 2 when there is none.
+    """
+    parser = argparse.ArgumentParser(
+        prog="workercheck cache",
+        description="Write the kept runs of pages into one file, or add those in a file to a "
+        "folder after a check of each. Folders themselves are merged by copying their files.",
+        epilog="exit status: 0 all runs were taken, 1 some were refused, 2 it could not be done",
+    )
+    parser.add_argument("action", choices=["export", "import"])
+    parser.add_argument("file", type=Path, metavar="FILE")
+    output.add_store(parser)
+    options = parser.parse_args(argv)
+    try:
+        if options.action == "export":
+            if not options.store.is_dir():
+                print(f"workercheck: {options.store}: no such folder", file=sys.stderr)
+                return 2
+            number = archive.write(options.store, options.file)
+            print(f"workercheck: {options.file} has {count(number, 'run')}")
+            return 0
+        taken = archive.take(options.file, options.store)
+    except OSError as exc:
+        print(f"workercheck: {exc.filename}: {exc.strerror}", file=sys.stderr)
+        return 2
+    except zipfile.BadZipFile:
+        print(f"workercheck: {options.file}: no file of workercheck cache export", file=sys.stderr)
+        return 2
+    print(f"workercheck: {count(taken.runs, 'run')} taken into {options.store}")
+    for name, why in taken.refused.items():
+        print(f"workercheck: {name} is refused: {why}", file=sys.stderr)
+    return 1 if taken.refused else 0
