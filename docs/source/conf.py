@@ -42,6 +42,10 @@ workercheck_packages = ["adaptive", "loky"]  # what each page is about, whatever
 # takes it a second; the pages' processes are all on this machine and need none.
 os.environ.setdefault("OMPI_MCA_btl", "self,sm")
 
+# The build times adaptive's compiled triangulation on one page. Without this, every other page
+# would use it too, and show times that `pip install "adaptive[notebook]"` does not have.
+os.environ.setdefault("ADAPTIVE_TRIANGULATION_BACKEND", "python")
+
 nb_merge_streams = True  # one box for what a cell printed, however it arrived
 
 # Plots carry a second rendering for JupyterLab, which a web page has no use for: the
