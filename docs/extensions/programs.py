@@ -359,7 +359,7 @@ def read(app: Sphinx, docname: str) -> Program | None:
         limits = tuple(Limit.read(dict(entry)) for entry in entries)
     except (TypeError, ValueError) as error:
         raise ProgramError(
-            f"{path}: its header's `readers`: {error}. docs/extensions/programs.py tells how."
+            f"{path}: its header's `readers`: {error}. docs/extensions/programs.py describes it."
         ) from error
     base = app.config.html_baseurl
     url = posixpath.join(base, app.builder.get_target_uri(docname)) if base else ""

@@ -88,7 +88,7 @@ def _text(
         yield from ("", f"Sections of {title}, each run by itself after the cells above them:", "")
         yield from _table("section", list(group), pythons, known, notes)
     yield ""
-    yield f"✓ stands for {PER_PYTHON} runs that worked: two forms, each under three start methods."
+    yield f"✓ means {PER_PYTHON} runs that worked: two forms, each under three start methods."
     if any(run["stale"] for run in runs):
         yield f"{STALE} is older than the page's code."
     for key, number in notes.items():

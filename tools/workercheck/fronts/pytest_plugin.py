@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
         except OSError as exc:
             raise pytest.UsageError(
                 "--workercheck: this process is watched already, and not by `workercheck run`, "
-                f"so that nobody tells what became of a test's work ({exc})"
+                f"so that the work of tests cannot be judged ({exc})"
             ) from exc
         config.pluginmanager.register(tests, "workercheck-tests")
 
