@@ -59,6 +59,23 @@ class PageReport:
 
 
 @dc.dataclass(slots=True)
+class Shard:
+    """The part of a project's pages that a report is about."""
+
+    number: int
+    """From 1 on."""
+    of: int
+    """How many shards there are."""
+    docnames: list[str]
+    """All pages with code cells, those of the other shards included."""
+
+    @property
+    def name(self) -> str:
+        """As ``--shard`` has it."""
+        return f"{self.number}/{self.of}"
+
+
+@dc.dataclass(slots=True)
 class Report:
     """What became of a build."""
 
@@ -67,6 +84,8 @@ class Report:
     pages: list[PageReport]
     site: dict[str, str]
     """SHA-256 of the files that tie the report to its build, by path in OUTDIR."""
+    shard: Shard | None = None
+    """Of which part of the pages it tells, None where it tells of all."""
     of_command: bool = False
     """Whether the pages are the files and tests of a command that handed work out."""
     unfinished: str = ""
@@ -90,6 +109,7 @@ class Report:
                 "pages": [_page_to_dict(page) for page in self.pages],
                 "site": self.site,
                 "unfinished": self.unfinished,
+                "shard": dc.asdict(self.shard) if self.shard is not None else None,
             },
             indent=1,
         )
@@ -145,11 +165,25 @@ def read(outdir: Path) -> Report:
     """
     path = outdir / FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_file(path)
     except OSError as exc:
         raise ReportError(
             f"{path}: no report ({exc.strerror}). Is workercheck in the extensions of conf.py?"
         ) from exc
+
+
+def read_file(path: Path) -> Report:
+    """Read a report from its file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ReportError
+        If it is truncated, of another schema or contradicts itself.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as exc:
         raise ReportError(f"{path}: the report is truncated or damaged ({exc}).") from exc
     try:
@@ -160,6 +194,7 @@ def read(outdir: Path) -> Report:
             pages=[_page_from_dict(page) for page in data["pages"]],
             site={str(k): str(v) for k, v in data["site"].items()},
             unfinished=str(data["unfinished"]),
+            shard=_shard_from_dict(data["shard"]),
         )
         if data["verdict"] != report.verdict:
             raise ReportError(
@@ -168,6 +203,15 @@ def read(outdir: Path) -> Report:
     except (KeyError, TypeError, AttributeError, ValueError) as exc:
         raise ReportError(f"{path}: the report is damaged ({type(exc).__name__}: {exc}).") from exc
     return report
+
+
+def _shard_from_dict(data: dict[str, Any] | None) -> Shard | None:
+    if data is None:
+        return None
+    shard = Shard(int(data["number"]), int(data["of"]), [str(name) for name in data["docnames"]])
+    if not 1 <= shard.number <= shard.of:
+        raise ValueError(f"there is no shard {shard.name}")
+    return shard
 
 
 def _page_from_dict(data: dict[str, Any]) -> PageReport:

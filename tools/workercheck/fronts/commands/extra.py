@@ -1,4 +1,4 @@
-"""What starts kernels and reads pages: the extra ``workercheck[notebooks]``."""
+"""What starts kernels and reads pages, with Sphinx or without: two extras of workercheck."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import importlib.util
 _NEEDED = ("ipykernel", "jupytext", "nbclient", "nbformat", "yaml")
 
 
-def missing(purpose: str) -> str:
+_SPHINX = ("myst_nb", "sphinx")
+
+
+def missing(purpose: str, *, with_sphinx: bool = False) -> str:
     """Say what keeps pages from being run, empty where nothing does.
 
     Parameters
     ----------
     purpose
         What cannot be done without, as the end of a sentence.
+    with_sphinx
+        Whether Sphinx is needed too.
     """
-    names = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    needed = (*_NEEDED, *_SPHINX) if with_sphinx else _NEEDED
+    names = [name for name in needed if importlib.util.find_spec(name) is None]
     if not names:
         return ""
     return (
         f"workercheck: cannot {purpose}: {' and '.join(names)} missing. "
-        "Install the extra: pip install 'workercheck[notebooks]'"
+        f"Install the extra: pip install 'workercheck[{'sphinx' if with_sphinx else 'notebooks'}]'"
     )

@@ -13,7 +13,7 @@ from workercheck.report import gate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``workercheck OUTDIR``, or ``run``, ``lint``, ``cache`` or ``doctor``.
+    """Run ``workercheck OUTDIR``, or ``run``, ``execute``, ``report`` ….
 
     Returns
     -------
@@ -37,6 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from workercheck.fronts.commands import lint
 
         return lint.main(arguments[1:])
+    if arguments[:1] == ["execute"]:
+        if why := extra.missing("execute a Sphinx project", with_sphinx=True):
+            print(why, file=sys.stderr)
+            return 2
+        from workercheck.fronts.commands import execute
+
+        return execute.main(arguments[1:])
+    if arguments[:1] == ["report"]:
+        from workercheck.fronts.commands import merge
+
+        return merge.main(arguments[1:])
     if arguments[:1] == ["cache"]:
         if why := extra.missing("read kept runs"):
             print(why, file=sys.stderr)
@@ -51,8 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="exit status: 0 clean, 1 findings, 2 evidence is missing. "
         "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck run PAGE…` "
         "executes notebooks and MyST pages, `workercheck lint PATH…` reads pages and scripts "
-        "without running them, `workercheck cache` takes kept runs to another machine, "
-        "`workercheck doctor` looks at this environment; see their --help.",
+        "without running them, `workercheck execute SOURCEDIR` executes the pages of a Sphinx "
+        "project, `workercheck report` merges reports, `workercheck cache` takes kept runs "
+        "to another machine, `workercheck doctor` looks at this environment; see their --help.",
     )
     parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
     output.add_format(parser)

@@ -20,7 +20,7 @@ from workercheck.judge.finding import Finding
 from workercheck.report import execution
 from workercheck.report.progress import Screen, is_terminal
 from workercheck.report.record import PageReport
-from workercheck.run import reading
+from workercheck.run import reading, schedule
 from workercheck.run.page import Page
 from workercheck.run.reading import NoKernelError, PageError
 from workercheck.run.side_by_side import Run
@@ -59,8 +59,20 @@ class Execution:
         self.handover = Handover(Path(app.doctreedir) / "workercheck")
         """Where the parser finds what each page is to show."""
 
-    def execute(self, docnames: Iterable[str]) -> None:
+    def execute(self, docnames: Iterable[str], shard: tuple[int, int] = (1, 1)) -> list[str]:
         """Have a run of each page that has code cells, or a finding that says why not.
+
+        Parameters
+        ----------
+        docnames
+            Pages, with code cells or without.
+        shard
+            Which part of the pages is executed, of how many; the records are of that part.
+
+        Returns
+        -------
+        list of str
+            The pages with code cells of all parts.
 
         Raises
         ------
@@ -78,6 +90,11 @@ class Execution:
                 reported.why_not_executed = page.why_not_executed
             else:
                 pages.append(page)
+        everything = sorted(self.records)
+        mine = schedule.divide(everything, shard[1], self._cache.seconds())[shard[0] - 1]
+        for docname in set(everything) - mine:
+            del self.records[docname]
+        pages = [page for page in pages if page.docname in mine]
         app = self._app
         asked = app.config.workercheck_jobs or (app.parallel if app.parallel > 1 else 0)
         timeout = app.config.workercheck_timeout
@@ -91,6 +108,7 @@ class Execution:
             )
         except OSError as exc:
             raise files.unwritable(exc) from exc
+        return everything
 
     def _note(self, docname: str, path: Path) -> PageReport:
         name = files.printable(docname)

@@ -1,0 +1,107 @@
+"""``workercheck execute``: run the pages of a Sphinx project into a store, and judge them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.errors import SphinxError
+from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+from workercheck.fronts.commands import output
+from workercheck.fronts.sphinx.execution import Execution
+from workercheck.fronts.sphinx.site_report import SiteReport
+from workercheck.report.record import Report, Shard
+from workercheck.run.environment import environment
+
+
+def main(argv: Sequence[str]) -> int:
+    """Execute a project's pages, or a part of them.
+
+    Returns
+    -------
+    int
+        0 clean, 1 findings, 2 it cannot tell.
+    """
+    parser = argparse.ArgumentParser(
+        prog="workercheck execute",
+        description="Execute the pages of a Sphinx project whose conf.py has the extension "
+        "workercheck, and render nothing. Runs that pass are kept in a folder, where a build with "
+        "workercheck_store = DIR finds them.",
+        epilog="exit status: 0 clean, 1 findings, 2 it cannot tell",
+    )
+    parser.add_argument("sourcedir", type=Path, help="the folder with conf.py")
+    output.add_store(parser)
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="execute the I-th of N parts of the pages, which take about the same time",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="how many pages run at once"
+    )
+    output.add_options(parser)
+    options = parser.parse_args(argv)
+    try:
+        found = _execute(options.sourcedir, options.store, options.shard, options.jobs)
+    except SphinxError as exc:
+        print(f"workercheck: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("workercheck: interrupted, and every kernel has been ended", file=sys.stderr)
+        return 2
+    output.show(found, options.format)
+    if not output.save(found, options.report):
+        return 2
+    # A shard may have none: there may be fewer pages than shards.
+    if not any(page.executed for page in found.pages) and (found.pages or found.shard is None):
+        print(
+            "workercheck: cannot tell: no page was executed, so nothing was checked",
+            file=sys.stderr,
+        )
+        return 2
+    return 1 if found.verdict == "fail" else 0
+
+
+def _execute(source: Path, store: Path, shard: tuple[int, int] | None, jobs: int) -> Report:
+    overrides = {"workercheck_store": str(store.absolute())}
+    with (
+        tempfile.TemporaryDirectory(prefix="workercheck-") as folder,
+        patch_docutils(source),
+        docutils_namespace(),
+    ):
+        # The standard output is the report's: it may be for a machine.
+        app = Sphinx(
+            source,
+            source,
+            Path(folder, "html"),
+            Path(folder, "doctrees"),
+            "html",
+            overrides | ({"workercheck_jobs": jobs} if jobs else {}),
+            status=sys.stderr,
+            warning=sys.stderr,
+            freshenv=True,
+        )
+        if "workercheck" not in app.extensions:
+            raise SphinxError(f"{source / 'conf.py'}: workercheck is not in the extensions.")
+        known = environment(Path(app.srcdir))
+        execution = Execution(app, known.key)
+        app.env.find_files(app.config, app.builder)
+        docnames = execution.execute(sorted(app.env.found_docs), shard or (1, 1))
+        found = SiteReport(app, known, execution.records).whole(None)
+        if shard is not None:
+            found.shard = Shard(*shard, docnames)
+        return found
+
+
+def _shard(word: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", word)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{word!r} is no shard; the second of four is 2/4")
+    return int(match[1]), int(match[2])
