@@ -33,6 +33,19 @@ SITE = "docs/_build/html"
 # runs once more. pytest's summary lists it, and one that fails twice is a failure.
 RERUNS = ("--reruns", "1", "-rR") if os.environ.get("CI") else ()
 
+# The files of tests that start few builds and kernels, or none: what is found in text and events.
+FAST = (
+    "architecture",
+    "evidence",
+    "history",
+    "internals",
+    "lint",
+    "outputs",
+    "project",
+    "reference",
+    "sources",
+)
+
 # Which Python each lock is for: the least one that will install it.
 LOCKS = {
     "bootstrap": "3.9",
@@ -199,6 +212,37 @@ for tested in TESTED_PYTHONS:
     tests_on(tested)
 
 
+@nox.session(name="tests-fast", venv_backend="none", default=False)
+def tests_fast(session: nox.Session) -> None:
+    """Run the tests of verdicts and of the lint, in under two minutes; `-- ARGS` go to pytest."""
+    run = environment(session, "tests", "tests")
+    files = (f"tests/test_{name}.py" for name in FAST)
+    run("pytest", "-n", "2", "--dist", "loadfile", *RERUNS, *files, *session.posargs)
+
+
+@nox.session(name="tests-prereleases", venv_backend="none", default=False)
+def tests_prereleases(session: nox.Session) -> None:
+    """Run the tests with the newest versions of all packages, pre-releases included."""
+    run = environment(session, "tests-prereleases", "tests")
+    newest = ("--upgrade", "--prerelease", "allow", "--group", "tests", ".[sphinx]")
+    folder = str(ROOT / ".nox" / "tests-prereleases")
+    session.run(
+        *(bootstrap.tool("uv"), "pip", "install", "--quiet", "--python", folder, *newest),
+        external=True,
+    )
+    run("pytest", "-n", "2", "--dist", "loadfile", *RERUNS, *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def dist(session: nox.Session) -> None:
+    """Build the wheel and the sdist that a release uploads into `dist`."""
+    session.run(
+        *(bootstrap.tool("uv"), "build", "--quiet", "--clear", "--out-dir", "dist"),
+        *("--build-constraints", "requirements/docs.txt", "--require-hashes"),
+        external=True,
+    )
+
+
 @nox.session(venv_backend="none", default=False)
 def readers(session: nox.Session) -> None:
     """Run every page as its readers do, on every Python; `-- --help` tells the options."""
@@ -232,9 +276,14 @@ def lint(session: nox.Session) -> None:
     run = environment(session, "lint", "lint", project=False)
     run("ruff", "check")
     run("ruff", "format", "--check")
+    run("codespell")
     schema = ("check-jsonschema", "--builtin-schema")
     run(*schema, "vendor.readthedocs", ".readthedocs.yaml")
-    run(*schema, "vendor.github-workflows", ".github/workflows/ci.yml")
+    workflows = [str(file) for file in Path(".github/workflows").glob("*.yml")]
+    run(*schema, "vendor.github-workflows", *workflows)
+    run(*schema, "vendor.github-actions", "action.yml")
+    run(*schema, "vendor.dependabot", ".github/dependabot.yml")
+    run("zizmor", "--offline", "--quiet", ".github", "action.yml")
     run(*schema, "vendor.citation-file-format", "CITATION.cff")
     run("pre-commit", "validate-config")
 
