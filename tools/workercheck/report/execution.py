@@ -27,13 +27,22 @@ class Execution:
         How many may run at once, 0 for the default.
     screen
         Where a person reads of it.
+    engine
+        What runs them, as `run_pages` does.
     """
 
-    def __init__(self, cache: PageCache, jobs: int, screen: Screen) -> None:
+    def __init__(
+        self,
+        cache: PageCache,
+        jobs: int,
+        screen: Screen,
+        engine: Callable[..., None] = run_pages,
+    ) -> None:
         self._cache = cache
         # One more than cores: a page waits for a quarter of its time.
         self._jobs = jobs or schedule.cores() + 1
         self._screen = screen
+        self._engine = engine
 
     def execute(
         self,
@@ -101,7 +110,7 @@ class Execution:
             progress.finished(run, f"FAILED ({failures})" if failures else "ok")
 
         try:
-            run_pages(
+            self._engine(
                 schedule.order(pages, known),
                 jobs=jobs,
                 has_failed=rules.has_failed,

@@ -71,7 +71,7 @@ class Progress:
         self._erase()
         self._screen.say(
             f"[{self._total - len(self._left)}/{self._total}] {run.page.docname}"
-            f"  {run.seconds:.1f} s  {outcome}"
+            f"  {run.seconds:.1f} s  {outcome}{f'  on {run.machine}' if run.machine else ''}"
         )
         self._news = time.monotonic()
         self._silence = SILENCE

@@ -72,7 +72,7 @@ class Kernel:
         self._tree = tree
         self._question = evidence.folder / "question"
 
-    async def start(self, cwd: Path, log: IO[bytes], defaults: Mapping[str, str]) -> None:
+    async def start(self, cwd: Path, log: IO[bytes], environ: Mapping[str, str]) -> None:
         """Start the kernel, with the recorder in it.
 
         Parameters
@@ -81,8 +81,8 @@ class Kernel:
             The folder in which it runs.
         log
             The file for what it writes past the page.
-        defaults
-            Environment variables for it, where they are not set.
+        environ
+            Its environment variables, without the recorder's.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class Kernel:
             os.mkfifo(self._question)
         else:
             self._question.touch()
-        environ = {**defaults, **os.environ, **self._evidence.environ}
+        environ = {**environ, **self._evidence.environ}
         environ[_events.QUESTION] = str(self._question)
         environ.pop(KEY, None)  # a page signs nothing
         await client.async_start_new_kernel(env=environ, cwd=str(cwd), stdout=log, stderr=log)

@@ -43,8 +43,8 @@ class NotebookRun:
         Where the events of the run are written.
     cwd
         The folder in which the kernel runs.
-    defaults
-        Environment variables for the kernel, where they are not set.
+    environ
+        The environment variables of the kernel, without the recorder's.
     has_failed
         Tells from the events so far whether the page can no longer pass.
     cell_runs
@@ -57,7 +57,7 @@ class NotebookRun:
         notebook: nbformat.NotebookNode,
         evidence: Evidence,
         cwd: Path,
-        defaults: Mapping[str, str],
+        environ: Mapping[str, str],
         *,
         has_failed: Callable[[list[ev.Event]], bool],
         cell_runs: Callable[[Cell | None], None],
@@ -66,7 +66,7 @@ class NotebookRun:
         self.notebook = notebook
         self.evidence = evidence
         self.cwd = cwd
-        self.defaults = defaults
+        self.environ = environ
         self.watch = Watch(evidence, cwd, has_failed)
         self.kernel = Kernel(page, notebook, evidence, self.watch.tree, self._cell_executed)
         self.cell_runs = cell_runs
@@ -100,7 +100,7 @@ class NotebookRun:
 
     async def _start(self, log: IO[bytes]) -> bool:
         try:
-            await self.kernel.start(self.cwd, log, self.defaults)
+            await self.kernel.start(self.cwd, log, self.environ)
         except Exception as exc:
             why = "; ".join([one_line(exc), *self.kernel.log()[-1:]])
             self.evidence.append(ev.KernelDied, cell=None, message=f"it did not start: {why}")

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import dataclasses as dc
 import functools
+import os
 import shutil
 import signal
 import tempfile
@@ -45,6 +46,8 @@ class Run:
     seconds: float
     sources: Mapping[str, str] | None
     """What it ran of the project, as `workercheck.run.sources.ran` returns it."""
+    machine: str = ""
+    """The name of the machine of a cluster, empty for this one."""
 
 
 @dc.dataclass(slots=True)
@@ -72,6 +75,7 @@ def run_pages(
     finished: Callable[[Run], None],
     progress: Callable[[Sequence[Underway]], None] = lambda _: None,
     collided: Callable[[Page, Mapping[str, Sequence[str]]], None] = lambda _page, _files: None,
+    environ: Mapping[str, str] | None = None,
 ) -> None:
     """Execute pages and hand over each one's `Run` as soon as it is there.
 
@@ -92,6 +96,8 @@ def run_pages(
     collided
         Called in the same thread with a page that may have run into others over files of their
         folder, and the docnames of those by file. It runs again, alone; only that run counts.
+    environ
+        The environment variables of the kernels, None for those of this process.
 
     Raises
     ------
@@ -102,7 +108,8 @@ def run_pages(
     """
     folder = Path(tempfile.mkdtemp(prefix="workercheck-"))
     with reaper.watching(folder):
-        runner = _Runner(folder, jobs, has_failed, finished, progress, collided)
+        environ = os.environ if environ is None else environ
+        runner = _Runner(folder, jobs, has_failed, finished, progress, collided, environ)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -132,6 +139,7 @@ class _Runner:
         finished: Callable[[Run], None],
         progress: Callable[[Sequence[Underway]], None],
         collided: Callable[[Page, Mapping[str, Sequence[str]]], None],
+        environ: Mapping[str, str],
     ) -> None:
         self.folder = folder
         self.jobs = jobs
@@ -140,6 +148,7 @@ class _Runner:
         self.finished = finished
         self.progress = progress
         self.collided = collided
+        self.environ = environ
         self.again: list[Page] = []
         """The pages that run again alone."""
         self.companies: list[Company] = []
@@ -217,7 +226,8 @@ class _Runner:
         underway = Underway(page, time.monotonic())
         self.underway.append(underway)
         try:
-            return await _run(underway, self.folder, defaults, self.has_failed)
+            environ = {**defaults, **self.environ}
+            return await _run(underway, self.folder, environ, self.has_failed)
         finally:
             self.underway.remove(underway)
 
@@ -225,7 +235,7 @@ class _Runner:
 async def _run(
     underway: Underway,
     root: Path,
-    defaults: Mapping[str, str],
+    environ: Mapping[str, str],
     has_failed: Callable[[Page, list[ev.Event]], bool],
 ) -> Run:
     page = underway.page
@@ -240,7 +250,7 @@ async def _run(
             notebook,
             evidence,
             cwd,
-            defaults,
+            environ,
             has_failed=lambda events: has_failed(page, events),
             cell_runs=underway.runs,
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
@@ -17,7 +19,10 @@ from workercheck.fronts.commands import output
 from workercheck.fronts.sphinx.execution import Execution
 from workercheck.fronts.sphinx.site_report import SiteReport
 from workercheck.report.record import Report, Shard
-from workercheck.run.environment import environment
+from workercheck.run.environment import Environment, environment
+
+if TYPE_CHECKING:
+    from workercheck.run.over_dask import Cluster
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,10 +51,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--jobs", type=int, default=0, metavar="N", help="how many pages run at once"
     )
+    parser.add_argument(
+        "--dask",
+        default="",
+        metavar="ADDRESS",
+        help="execute the pages on the workers of the Dask cluster with this scheduler",
+    )
     output.add_options(parser)
     options = parser.parse_args(argv)
     try:
-        found = _execute(options.sourcedir, options.store, options.shard, options.jobs)
+        found = _execute(options)
     except SphinxError as exc:
         print(f"workercheck: {exc}", file=sys.stderr)
         return 2
@@ -69,8 +80,11 @@ def main(argv: Sequence[str]) -> int:
     return 1 if found.verdict == "fail" else 0
 
 
-def _execute(source: Path, store: Path, shard: tuple[int, int] | None, jobs: int) -> Report:
-    overrides = {"workercheck_store": str(store.absolute())}
+def _execute(options: argparse.Namespace) -> Report:
+    source, shard = options.sourcedir, options.shard
+    overrides = {"workercheck_store": str(options.store.absolute())}
+    if options.jobs:
+        overrides["workercheck_jobs"] = options.jobs
     with (
         tempfile.TemporaryDirectory(prefix="workercheck-") as folder,
         patch_docutils(source),
@@ -83,7 +97,7 @@ def _execute(source: Path, store: Path, shard: tuple[int, int] | None, jobs: int
             Path(folder, "html"),
             Path(folder, "doctrees"),
             "html",
-            overrides | ({"workercheck_jobs": jobs} if jobs else {}),
+            overrides,
             status=sys.stderr,
             warning=sys.stderr,
             freshenv=True,
@@ -93,11 +107,30 @@ def _execute(source: Path, store: Path, shard: tuple[int, int] | None, jobs: int
         known = environment(Path(app.srcdir))
         execution = Execution(app, known.key)
         app.env.find_files(app.config, app.builder)
-        docnames = execution.execute(sorted(app.env.found_docs), shard or (1, 1))
+        with _cluster(options.dask, Path(app.srcdir), known) as cluster:
+            found_docs = sorted(app.env.found_docs)
+            docnames = execution.execute(found_docs, shard or (1, 1), cluster)
         found = SiteReport(app, known, execution.records).whole(None)
         if shard is not None:
-            found.shard = Shard(*shard, docnames)
+            found.shard = Shard(shard[0], shard[1], docnames)
         return found
+
+
+@contextlib.contextmanager
+def _cluster(address: str, base: Path, known: Environment) -> Iterator[Cluster | None]:
+    if not address:
+        yield None
+        return
+    # Only here: Dask need not be installed.
+    try:
+        from workercheck.run import over_dask
+    except ModuleNotFoundError as exc:
+        raise SphinxError(f"--dask needs {exc.name}: pip install distributed") from exc
+    try:
+        with contextlib.closing(over_dask.Cluster(address, base, known)) as cluster:
+            yield cluster
+    except over_dask.ClusterError as exc:
+        raise SphinxError(str(exc)) from exc
 
 
 def _shard(word: str) -> tuple[int, int]:

@@ -23,11 +23,13 @@ from workercheck.report.record import PageReport
 from workercheck.run import reading, schedule
 from workercheck.run.page import Page
 from workercheck.run.reading import NoKernelError, PageError
-from workercheck.run.side_by_side import Run
+from workercheck.run.side_by_side import Run, run_pages
 from workercheck.run.store import PageCache
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+    from workercheck.run.over_dask import Cluster
 
 LOGGER = logging.getLogger(__name__)
 
@@ -59,7 +61,12 @@ class Execution:
         self.handover = Handover(Path(app.doctreedir) / "workercheck")
         """Where the parser finds what each page is to show."""
 
-    def execute(self, docnames: Iterable[str], shard: tuple[int, int] = (1, 1)) -> list[str]:
+    def execute(
+        self,
+        docnames: Iterable[str],
+        shard: tuple[int, int] = (1, 1),
+        cluster: Cluster | None = None,
+    ) -> list[str]:
         """Have a run of each page that has code cells, or a finding that says why not.
 
         Parameters
@@ -68,6 +75,8 @@ class Execution:
             Pages, with code cells or without.
         shard
             Which part of the pages is executed, of how many; the records are of that part.
+        cluster
+            What executes them, None for this machine.
 
         Returns
         -------
@@ -96,12 +105,15 @@ class Execution:
             del self.records[docname]
         pages = [page for page in pages if page.docname in mine]
         app = self._app
+        engine = run_pages if cluster is None else cluster.run_pages
         asked = app.config.workercheck_jobs or (app.parallel if app.parallel > 1 else 0)
         timeout = app.config.workercheck_timeout
         # With -v, other messages would cut a line that is drawn anew.
         screen = Screen(_write, is_live=app.verbosity < 1 and is_terminal(sys.stdout))
         try:
-            execution.Execution(self._cache, asked, screen).execute(
+            execution.Execution(
+                self._cache, asked if cluster is None else cluster.slots, screen, engine
+            ).execute(
                 [page.with_timeout(timeout) for page in pages] if timeout else pages,
                 {docname: record.report for docname, record in self.records.items()},
                 self._take,
