@@ -382,6 +382,15 @@ class Leftover(Event):
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
+class KernelAnswered(Event):
+    """The kernel of a page answers."""
+
+    event: ClassVar[str] = "kernel-answered"
+    environment: str
+    """The folder of its Python environment; empty where its command is no Python."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
     """The run is over, and the evidence complete."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from workercheck import libraries
 from workercheck.evidence import records as ev
 
@@ -174,6 +176,16 @@ def leftover(library: libraries.Library | None) -> str:
     return (
         "End the process where it was started: shut its executor down, use a with block, or "
         "terminate the program and wait for it."
+    )
+
+
+def unwatched_kernel(started: Sequence[ev.KernelAnswered]) -> str:
+    """Say what to install where for a kernel without the recorder."""
+    environment = started[-1].environment if started else ""
+    where = environment or "the environment of the page's kernel"
+    return (
+        f"Install workercheck in {where} (`pip install workercheck`: the base package is enough), "
+        "and let the kernel inherit the variable WORKERCHECK_EVIDENCE."
     )
 
 

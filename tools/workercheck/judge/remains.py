@@ -130,7 +130,7 @@ def unwatched(history: History) -> list[Finding]:
         return [
             not_watched(
                 "its kernel started without the recorder",
-                "Install workercheck in the environment of the page's kernel.",
+                hints.unwatched_kernel(history.of(ev.KernelAnswered)),
             )
         ]
     for failed in history.of(ev.RecorderFailed)[:1]:

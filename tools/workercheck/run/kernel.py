@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import IO
 
 import nbformat
+import psutil
 
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import CAREFULLY, Evidence
 from workercheck.recorder import events as _events
-from workercheck.run import internals
+from workercheck.run import internals, interpreters
 from workercheck.run.leftovers import end_all, end_when_only_trackers_are_left
 from workercheck.run.outputs import BoundedClient
 from workercheck.run.page import Page
@@ -113,6 +114,15 @@ class Kernel:
         await client.async_start_new_kernel_client()
         assert client.kc is not None
         reply = await client.async_wait_for_reply(client.kc.kernel_info())
+        if pid:
+            with contextlib.suppress(psutil.Error):
+                # Its own command by now: a kernel may be started through another program.
+                called = psutil.Process(pid).cmdline()[0]
+                environment = interpreters.environment_of(called)
+                self._evidence.append(
+                    ev.KernelAnswered,
+                    environment=environment if interpreters.is_python(called) else "",
+                )
         if reply is not None:
             self._notebook.metadata["language_info"] = reply["content"]["language_info"]
 
