@@ -286,6 +286,7 @@ def lint(session: nox.Session) -> None:
     run("zizmor", "--offline", "--quiet", ".github", "action.yml")
     run(*schema, "vendor.citation-file-format", "CITATION.cff")
     run("pre-commit", "validate-config")
+    run("repo-review", "--show", "err", ".")
 
 
 @nox.session(venv_backend="none")
