@@ -238,6 +238,10 @@ window.probe = (() => {
         const lost = place ? place.scrollWidth - place.clientWidth : 0;
         if (lost > 1) found.push(`${lost} px of the table "${table.textContent.trim().slice(0, 40)}" are out of sight`);
       }
+      for (const code of own(innerWidth < 480 ? ".cell_input pre" : "none")) {
+        const lost = code.scrollWidth - code.clientWidth;
+        if (lost > 1) found.push(`${lost} px of the code "${code.textContent.trim().slice(0, 40)}" are out of sight`);
+      }
       return found;
     },
   };

@@ -130,6 +130,11 @@ FAULTS = {
         "",
         'px of the table "setting',
     ),
+    "code beyond the page": (
+        '<link rel="stylesheet" href="_static/outputs.css" />',
+        "",
+        'px of the code "import numpy',
+    ),
     "copy button for a mouse": (
         '<link rel="stylesheet" href="_static/outputs.css" />',
         "",
