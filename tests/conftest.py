@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Whoever runs the tests in the background has SIGINT ignored, and what they start would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 GATE = ROOT / "tools" / "check_workers.py"

@@ -54,8 +54,6 @@ def test_signal_ends_every_process_and_the_next_build_is_right(
         cwd=site.root,
         env=os.environ | {"TMPDIR": str(temporary)},
         start_new_session=True,
-        # Whoever runs the tests in the background has SIGINT ignored, and a child would inherit it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 60
