@@ -33,6 +33,9 @@ SITE = "docs/_build/html"
 # runs once more. pytest's summary lists it, and one that fails twice is a failure.
 RERUNS = ("--reruns", "1", "-rR") if os.environ.get("CI") else ()
 
+# Builds wait for kernels half of their time; a file's tests share what they built.
+PYTEST = ("pytest", "-n", "2", "--dist", "loadfile", *RERUNS)
+
 # The files of tests that start few builds and kernels, or none: what is found in text and events.
 FAST = (
     "architecture",
@@ -126,8 +129,7 @@ def environment(
 def run_tests(session: nox.Session, name: str, python: str) -> None:
     """Run the test suite on `python` in the environment `name`."""
     run = environment(session, name, "tests", python=python)
-    # Builds wait for kernels half of their time; a file's tests share what they built.
-    run("pytest", "-n", "2", "--dist", "loadfile", *RERUNS, *session.posargs)
+    run(*PYTEST, *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -217,7 +219,7 @@ def tests_fast(session: nox.Session) -> None:
     """Run the tests of verdicts and of the lint, in under two minutes; `-- ARGS` go to pytest."""
     run = environment(session, "tests", "tests")
     files = (f"tests/test_{name}.py" for name in FAST)
-    run("pytest", "-n", "2", "--dist", "loadfile", *RERUNS, *files, *session.posargs)
+    run(*PYTEST, *files, *session.posargs)
 
 
 @nox.session(name="tests-prereleases", venv_backend="none", default=False)
@@ -230,7 +232,7 @@ def tests_prereleases(session: nox.Session) -> None:
         *(bootstrap.tool("uv"), "pip", "install", "--quiet", "--python", folder, *newest),
         external=True,
     )
-    run("pytest", "-n", "2", "--dist", "loadfile", *RERUNS, *session.posargs)
+    run(*PYTEST, *session.posargs)
 
 
 @nox.session(venv_backend="none", default=False)

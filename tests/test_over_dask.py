@@ -73,14 +73,17 @@ class Cluster:
         self.root = root
         self.address = address
 
-    def execute(self, site: Site, status: int) -> tuple[dict, str]:
-        done = subprocess.run(
+    def run(self, site: Site) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [*self.command, str(site.source)],
             cwd=site.root,
             capture_output=True,
             text=True,
             check=False,
         )
+
+    def execute(self, site: Site, status: int) -> tuple[dict, str]:
+        done = self.run(site)
         assert status == done.returncode, done.stdout + done.stderr
         assert (site.root / "report.json").exists(), done.stderr
         report = json.loads((site.root / "report.json").read_text())
@@ -193,13 +196,7 @@ def test_worker_of_another_environment_is_refused(
         client.wait_for_workers(2, timeout=PATIENCE)
         with worker(tmp_path / "worker", cluster.address, PYTHONPATH=str(info.parent)):
             client.wait_for_workers(3, timeout=PATIENCE)
-            done = subprocess.run(
-                [*cluster.command, str(site.source)],
-                cwd=site.root,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            done = cluster.run(site)
         wait_until(lambda: len(client.scheduler_info()["workers"]) == 2)
     assert 2 == done.returncode
     assert "(numbers-of 1.0, not absent)" in done.stderr

@@ -174,7 +174,7 @@ def _run(
     """Run one page in a worker, until it is over or nobody wants it any more."""
     worker = distributed.get_worker()
     task = worker.get_current_task()
-    if _environment(base).key != key:  # it joined later
+    if not _is_environment_of(base, key):  # it joined later
         raise ClusterError("its environment is not that of the build")
 
     def stop_if_unwanted(_: Sequence[Underway]) -> None:
@@ -209,8 +209,9 @@ def _without_nanny(worker: Any) -> dict[str, str]:
 
 
 @functools.cache
-def _environment(base: Path) -> Environment:
-    return environment(base)
+def _is_environment_of(base: Path, key: str) -> bool:
+    # By the build's key too: packages may be renewed during the life of a worker.
+    return environment(base).key == key
 
 
 def _describe(base: Path) -> tuple[Environment, bool]:

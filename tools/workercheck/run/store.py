@@ -217,7 +217,7 @@ def read_run(body: bytes) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(body)
         texts = [*kept["sources"], *kept["sources"].values(), *kept["events"], *kept["metadata"]]
         is_run = (
-            _is_duration(kept["seconds"])
+            is_duration(kept["seconds"])
             and all(isinstance(text, str) for text in texts)
             and all(
                 isinstance(cell["execution_count"], int | None)
@@ -245,12 +245,13 @@ def read_seconds(content: bytes) -> tuple[str, float]:
         docname, spent = kept["docname"], kept["seconds"]
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise WrongShapeError from exc
-    if not isinstance(docname, str) or not _is_duration(spent):
+    if not isinstance(docname, str) or not is_duration(spent):
         raise WrongShapeError
     return docname, float(spent)
 
 
-def _is_duration(value: object) -> bool:
+def is_duration(value: object) -> bool:
+    """Tell whether a value, of whatever type, is a number of seconds."""
     return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
 
 

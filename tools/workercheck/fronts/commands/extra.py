@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 
 _NEEDED = ("ipykernel", "jupytext", "nbclient", "nbformat", "yaml")
-
-
 _SPHINX = ("myst_nb", "sphinx")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from sphinx.errors import ConfigError
 from sphinx.util import logging
 
 from workercheck.fronts.sphinx import internals
+from workercheck.run.store import is_duration
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -26,10 +26,6 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_duration(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
-
-
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -42,7 +38,7 @@ SETTINGS: Mapping[str, tuple[object, Callable[[object], bool], str]] = {
     # As many as Sphinx's -j says, else one more than there are cores.
     "workercheck_jobs": (0, _is_count, "a whole number of pages, 0 for the default"),
     # What nb_execution_timeout says.
-    "workercheck_timeout": (0, _is_duration, "a number of seconds, 0 for nb_execution_timeout"),
+    "workercheck_timeout": (0, is_duration, "a number of seconds, 0 for nb_execution_timeout"),
     "workercheck_allow_unexecuted": (
         [],
         _is_list_of_text,
