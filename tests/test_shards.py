@@ -140,7 +140,7 @@ def test_red_page_in_one_shard_is_red_when_merged_and_a_missing_shard_is_named(
     assert 1 == gate(project.root / "merged").returncode
     shutil.rmtree(project.root / "merged")
     done = merge(project, 2)
-    missing = "workercheck: cannot tell: the report of shard 2/2 is missing.\n"
+    missing = "workercheck: no verdict: the report of shard 2/2 is missing.\n"
     assert (2, missing) == (done.returncode, done.stderr)
     assert not (project.root / "merged").exists()
 
@@ -225,6 +225,6 @@ def test_reports_that_do_not_make_a_whole_are_named(tmp_path: Path, why: str) ->
     (tmp_path / "b").write_text(WRONG[why])
     done = workercheck("report", "a", "b", cwd=tmp_path)
     assert 2 == done.returncode
-    assert f"workercheck: cannot tell: {why}" in done.stderr
+    assert f"workercheck: no verdict: {why}" in done.stderr
     (tmp_path / "b").write_text(shard(2, 2, ["p", "q"], ["q"]))
     assert 0 == workercheck("report", "a", "b", cwd=tmp_path).returncode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -12,6 +13,12 @@ EXPECT_WORKER_ERROR = "expect-worker-error"
 RAISES_EXCEPTION = "raises-exception"
 EXPECTING_EXAMPLE = "sphinx_gallery_expect_worker_error"
 """The comment of an example that shows a worker's failure, in the manner of sphinx-gallery."""
+_COMMENT = re.compile(rf"^[ \t]*#\s*{EXPECTING_EXAMPLE}\s*=\s*True[ \t]*$", re.MULTILINE)
+
+
+def is_failing_example(text: str) -> bool:
+    """Tell whether a comment in an example says that a worker must fail in it."""
+    return _COMMENT.search(text) is not None
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

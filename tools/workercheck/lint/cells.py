@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from workercheck.judge.steps import (
     EXPECT_WORKER_ERROR,
-    EXPECTING_EXAMPLE,
     RAISES_EXCEPTION,
     Step,
+    is_failing_example,
 )
 
 SKIP_EXECUTION = "skip-execution"
@@ -51,12 +51,9 @@ _MAGIC = re.compile(r"(?P<before>\s*(?:[\w., ]+=\s*)?)(?:[%!]|\?).*|(?P<asks>\s*
 """A line that IPython, and not Python, understands."""
 
 
-_EXPECTS = re.compile(rf"^#\s*{EXPECTING_EXAMPLE}\s*=\s*True\b", re.MULTILINE)
-
-
 def script(text: str) -> Code:
     """Return the code of a script, which may say in a comment that a worker must fail in it."""
-    tags = {EXPECT_WORKER_ERROR} if _EXPECTS.search(text) else set()
+    tags = {EXPECT_WORKER_ERROR} if is_failing_example(text) else set()
     lines = tuple(range(1, text.count("\n") + 2))
     return Code(line=1, tags=frozenset(tags), source=text, lines=lines, index=None)
 

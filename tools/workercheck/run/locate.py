@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from workercheck.evidence import records as ev
 from workercheck.judge import wording
-from workercheck.judge.steps import EXPECT_WORKER_ERROR, EXPECTING_EXAMPLE, HandOut, HandOuts
+from workercheck.judge.steps import EXPECT_WORKER_ERROR, HandOut, HandOuts, is_failing_example
 from workercheck.run.notebooks import NotebookLine, Notebooks
 
 _NO_TAGS: frozenset[str] = frozenset()
 _EXPECTING = frozenset({EXPECT_WORKER_ERROR})
-_EXPECTING_EXAMPLE = re.compile(
-    rf"^[ \t]*#\s*{EXPECTING_EXAMPLE}\s*=\s*True[ \t]*$".encode(), re.MULTILINE
-)
 
 
 def hand_outs(events: Sequence[ev.Event], cwd: Path, notebooks: Notebooks) -> HandOuts:
@@ -101,6 +97,6 @@ class _Locator:
 def _is_failing_example(file: str) -> bool:
     """Tell whether a comment in a file says that a worker must fail in what it runs."""
     try:
-        return _EXPECTING_EXAMPLE.search(Path(file).read_bytes()) is not None
+        return is_failing_example(Path(file).read_text("utf-8", "replace"))
     except OSError:  # no file, such as the text of python -c
         return False

@@ -72,7 +72,7 @@ def processes_below(folder: Path, *, since: float = 0.0) -> list[psutil.Process]
         with contextlib.suppress(psutil.Error, OSError):
             if clock.born(process) >= since - 1 and process.status() != psutil.STATUS_ZOMBIE:
                 evidence = process.environ().get(_events.ENV)
-                if evidence and (path := Path(evidence)) and folder in (path, *path.parents):
+                if evidence and folder in (path := Path(evidence), *path.parents):
                     found.append(process)
     return found
 

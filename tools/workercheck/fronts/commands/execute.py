@@ -31,14 +31,14 @@ def main(argv: Sequence[str]) -> int:
     Returns
     -------
     int
-        0 clean, 1 findings, 2 it cannot tell.
+        0 clean, 1 findings, 2 evidence is missing.
     """
     parser = argparse.ArgumentParser(
         prog="workercheck execute",
         description="Execute the pages of a Sphinx project whose conf.py has the extension "
         "workercheck, and render nothing. Runs that pass are kept in a folder, where a build with "
         "workercheck_store = DIR finds them.",
-        epilog="exit status: 0 clean, 1 findings, 2 it cannot tell",
+        epilog="exit status: 0 clean, 1 findings, 2 evidence is missing",
     )
     parser.add_argument("sourcedir", type=Path, help="the folder with conf.py")
     output.add_store(parser)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     # A shard may have none: there may be fewer pages than shards.
     if not any(page.executed for page in found.pages) and (found.pages or found.shard is None):
         print(
-            "workercheck: cannot tell: no page was executed, so nothing was checked",
+            "workercheck: no verdict: no page was executed, so nothing was checked",
             file=sys.stderr,
         )
         return 2

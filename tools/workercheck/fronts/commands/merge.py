@@ -18,13 +18,13 @@ def main(argv: Sequence[str]) -> int:
     Returns
     -------
     int
-        0 clean, 1 findings, 2 it cannot tell.
+        0 clean, 1 findings, 2 evidence is missing.
     """
     parser = argparse.ArgumentParser(
         prog="workercheck report",
         description="Make one report of those that `workercheck execute --shard` has written, and "
         "judge it as that of a build.",
-        epilog="exit status: 0 clean, 1 findings, 2 it cannot tell, as when a shard is missing",
+        epilog="exit status: 0 clean, 1 findings, 2 evidence is missing, or a shard",
     )
     parser.add_argument("merge", nargs="+", metavar="MERGE", help="the report of a shard")
     output.add_options(parser)
@@ -34,15 +34,15 @@ def main(argv: Sequence[str]) -> int:
         try:
             reports[word] = record.read_file(Path(word))
         except OSError as exc:
-            print(f"workercheck: cannot tell: {word}: {exc.strerror}", file=sys.stderr)
+            print(f"workercheck: no verdict: {word}: {exc.strerror}", file=sys.stderr)
             return 2
         except record.ReportError as exc:
-            print(f"workercheck: cannot tell: {exc}", file=sys.stderr)
+            print(f"workercheck: no verdict: {exc}", file=sys.stderr)
             return 2
     found, doubts = merge(reports)
     output.show(found, options.format)
     for doubt in doubts:
-        print(f"workercheck: cannot tell: {doubt}", file=sys.stderr)
+        print(f"workercheck: no verdict: {doubt}", file=sys.stderr)
     # What is saved is taken for the whole.
     if doubts or not output.save(found, options.report):
         return 2
