@@ -644,6 +644,20 @@ def library_of(name: "str | None") -> "Library | None":
     return None
 
 
+def library_of_worker(target: "str | None", owned: bool) -> "Library | None":
+    """Return the entry of the library whose worker a process is.
+
+    Parameters
+    ----------
+    target
+        The function that the process runs, None for a program.
+    owned
+        Whether the reader's own code started it. The reader may run a library's function, such as
+        the `get` of a Queue, in a process: that is no worker of the library's.
+    """
+    return None if owned or not (target or "").startswith(MODULES) else library_of(target)
+
+
 def public(name: str) -> str:
     """Return the name under which a reader knows an executor, given its class or module."""
     library = library_of(name)

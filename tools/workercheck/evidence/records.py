@@ -153,7 +153,7 @@ class Exited(Event):
     child: int
     exitcode: int
     target: str | None
-    """The function that the process ran, an executor's own for a worker of one."""
+    """The function that the process ran."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,7 @@ class _Deaths:
                 continue
             last = last_message.get(e.child)
             work = self.history.work_of_message(last.fingerprint, last) if last else None
-            library = libraries.library_of(e.target) if _is_library(e.target) else None
+            library = self.history.library_of_target(e.child)
             if library is not None and library.answers:
                 # Idle, or before its first task: an executor replaces it, and nothing is lost
                 # unless that goes on for ever.
@@ -195,7 +195,3 @@ class _Deaths:
 
 
 _AT_WORK = "a worker died while it had work"
-
-
-def _is_library(target: str | None) -> bool:
-    return (target or "").startswith(libraries.MODULES)

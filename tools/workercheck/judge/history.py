@@ -310,11 +310,16 @@ class History:
         parent = self._parent.get(pid)
         return parent is not None and parent.target is not None
 
+    def library_of_target(self, pid: int) -> libraries.Library | None:
+        """Return the library that started a process to run a function of its own, or None."""
+        parent = self._parent.get(pid)
+        return None if parent is None else libraries.library_of_worker(parent.target, parent.owned)
+
     def library_of_worker(self, pid: int) -> libraries.Library | None:
         """Return the library whose worker a process is, None for a process of the page's own."""
-        parent = self._parent.get(pid)
-        if parent is not None and (parent.target or "").startswith(libraries.MODULES):
-            return libraries.library_of(parent.target)
+        started_by_library = self.library_of_target(pid)
+        if started_by_library is not None:
+            return started_by_library
         started = self.started.get(pid)
         method = wording.start_method(started) if started is not None else None
         if method not in (None, "fork", "forkserver", "spawn"):

@@ -60,7 +60,8 @@ def process_starts(frame: FrameType, _: Any) -> None:
     target = getattr(process, "_target", None)
     arguments = getattr(process, "_args", ())
     name = events.qualified(target) or events.qualified(type(process))
-    of_library = (name or "").startswith(MODULES)
+    # The reader may run a library's function, such as the `get` of a Queue, in a process.
+    of_library = (name or "").startswith(MODULES) and _is_of_library(frame.f_back)
     queue = arguments[0] if of_library and arguments else None
     owned = places.is_held_by_reader(frame.f_back)
     place = _known_place(queue)
@@ -73,6 +74,10 @@ def process_starts(frame: FrameType, _: Any) -> None:
             except TypeError:
                 pass
     _starting[id(process)] = (place, name, owned and not of_library)
+
+
+def _is_of_library(frame: FrameType | None) -> bool:
+    return frame is not None and places.kind(frame) == places.CARRIER
 
 
 def _known_place(queue: Any) -> int:

@@ -154,8 +154,9 @@ class _Command:
             return ""
         events = self.evidence.read()
         for event in events[self.read :]:
-            if isinstance(event, ev.ChildStarted) and (event.target or "").startswith(
-                libraries.MODULES
+            if (
+                isinstance(event, ev.ChildStarted)
+                and libraries.library_of_worker(event.target, event.owned) is not None
             ):
                 self.pools[event.child] = (event.pid, event.place)
             elif (pid := _failed_process(event)) in self.pools:
