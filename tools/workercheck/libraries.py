@@ -20,7 +20,9 @@ class Carrier:
     """What carries work to other processes, as the text of a page shows it.
 
     Parameters are written as a line of names in their order: ``fn! *args! timeout``. What is sent
-    to a worker has an exclamation mark, what names the start method an at sign.
+    to a worker has an exclamation mark, what sends each of its elements a plus sign, and what names
+    the start method an at sign. Only a number other than 1 for a parameter with a number sign makes
+    worker processes, and none is told of where a parameter with a tilde is given.
 
     Parameters
     ----------
@@ -37,8 +39,12 @@ class Carrier:
     role : str
         ``executor``; ``function``, which hands work out by itself; ``process``, whose subclasses
         are sent as they are; ``manager``, of whose objects every method sends its arguments;
-        ``channel``, from which a process takes what it has been handed to; ``pipe``, two ends
-        of one.
+        ``server``, which is a process and a manager; ``channel``, from which a process takes what
+        it has been handed to; ``pipe``, two ends of one; ``cluster``, whose other methods and
+        elements hand work out as it does; ``settings``, after which nothing is told of its
+        library's parameters with a number sign.
+    start_method : str
+        How it starts workers, where another way than its library's.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class Carrier:
         *,
         starts: str = "used",
         role: str = "executor",
+        start_method: str = "",
     ) -> None:
         self.name = name
         self.modules = tuple(modules)
@@ -57,6 +64,7 @@ class Carrier:
         self.methods = dict(methods or {})
         self.starts = starts
         self.role = role
+        self.start_method = start_method
 
 
 class Library:
@@ -104,8 +112,11 @@ class Library:
     carriers : callable
         Returns each `Carrier` of its work, for who reads a page without running it: those that run
         one import this module at the start of every process, and need none.
-    start_method : str
-        How it starts workers by itself, empty where `multiprocessing` decides.
+    start_method : str or None
+        How it starts workers by itself, empty where `multiprocessing` decides, None where the text
+        of a page does not tell whether they are other processes.
+    caches_by_value : bool
+        Whether it pickles by value what `functools.lru_cache` returns as well.
     """
 
     def __init__(
@@ -129,7 +140,8 @@ class Library:
         task_readers: "Iterable[str]" = (),
         housekeeping: "Iterable[str]" = (),
         carriers: "Callable[[], Iterable[Carrier]]" = tuple,
-        start_method: str = "",
+        start_method: "str | None" = "",
+        caches_by_value: bool = False,
     ) -> None:
         self.name = name
         self.modules = tuple(modules)
@@ -150,6 +162,7 @@ class Library:
         self.housekeeping = tuple(housekeeping)
         self.carriers = carriers
         self.start_method = start_method
+        self.caches_by_value = caches_by_value
 
 
 _FUTURE = (
@@ -232,20 +245,20 @@ def _loky_runs(package: str) -> tuple[str, ...]:
 
 _LOKY_WRAPPED = ("dumps", "dump")
 
-_SUBMIT = {"submit": "fn! *args! **kwargs!", "map": "fn! *iterables! timeout chunksize"}
+_SUBMIT = {"submit": "fn! *args! **kwargs!", "map": "fn! *iterables+ timeout chunksize"}
 
 
 def _carriers(package: str) -> "tuple[Carrier, ...]":
     """Return what carries work in `multiprocessing`, or in a package with the same modules."""
     whole = (package, f"{package}.context")
-    apply, over = "func! args! kwds! callback error_callback", "func! iterable! chunksize"
+    apply, over = "func! args+ kwds+ callback error_callback", "func! iterable+ chunksize"
     return (
         Carrier(
             "Pool",
             (*whole, f"{package}.pool"),
-            "processes initializer! initargs! maxtasksperchild context@",
+            "processes initializer! initargs+ maxtasksperchild context@",
             {
-                "apply": "func! args! kwds!",
+                "apply": "func! args+ kwds+",
                 "apply_async": apply,
                 **dict.fromkeys(("map", "starmap", "imap", "imap_unordered"), over),
                 **dict.fromkeys(("map_async", "starmap_async"), over),
@@ -255,7 +268,7 @@ def _carriers(package: str) -> "tuple[Carrier, ...]":
         Carrier(
             "Process",
             (*whole, f"{package}.process"),
-            "group target! name args! kwargs!",
+            "group target! name args+ kwargs+",
             {"start": ""},
             starts="start()",
             role="process",
@@ -267,7 +280,7 @@ def _carriers(package: str) -> "tuple[Carrier, ...]":
             "address authkey serializer ctx@",
             {"start": ""},
             starts="start()",
-            role="process",
+            role="server",
         ),
         *(
             Carrier(name, (package, f"{package}.queues"), "", methods, role="channel")
@@ -282,7 +295,7 @@ def _carriers(package: str) -> "tuple[Carrier, ...]":
 
 
 def _loky_carriers(package: str) -> "tuple[Carrier, ...]":
-    parameters = "max_workers job_reducers result_reducers timeout context initializer! initargs!"
+    parameters = "max_workers job_reducers result_reducers timeout context initializer! initargs+"
     return (
         Carrier("get_reusable_executor", (package, f"{package}.reusable_executor"), "", _SUBMIT),
         Carrier(
@@ -312,7 +325,33 @@ LIBRARIES = (
         },
         answers=True,
         by_value=True,
-        carriers=lambda: _loky_carriers("joblib.externals.loky"),
+        carriers=lambda: (
+            *_loky_carriers("joblib.externals.loky"),
+            Carrier(
+                "Parallel",
+                ("joblib", "joblib.parallel"),
+                "n_jobs# backend~ return_as verbose timeout pre_dispatch batch_size temp_folder "
+                "max_nbytes mmap_mode prefer~ require~",
+                {"__call__": "iterable+"},
+            ),
+            *(
+                Carrier(name, ("joblib", "joblib.parallel"), role="settings")
+                for name in ("parallel_config", "parallel_backend", "register_parallel_backend")
+            ),
+            # Hand their work to joblib.
+            *(
+                Carrier(
+                    name,
+                    ("sklearn.model_selection",),
+                    "estimator! X! y! n_jobs# scoring!",
+                    role="function",
+                )
+                for name in (
+                    *("cross_val_score", "cross_validate", "cross_val_predict", "learning_curve"),
+                    *("validation_curve", "permutation_test_score"),
+                )
+            ),
+        ),
     ),
     Library(
         "loky",
@@ -367,14 +406,21 @@ LIBRARIES = (
             Carrier(
                 "ProcessPoolExecutor",
                 ("concurrent.futures", "concurrent.futures.process"),
-                "max_workers mp_context@ initializer! initargs! max_tasks_per_child",
+                "max_workers mp_context@ initializer! initargs+ max_tasks_per_child",
                 _SUBMIT,
+            ),
+            Carrier(
+                "InterpreterPoolExecutor",
+                ("concurrent.futures", "concurrent.futures.interpreter"),
+                "max_workers thread_name_prefix initializer! initargs+",
+                _SUBMIT,
+                start_method="interpreter",
             ),
             # Makes such an executor of its own.
             Carrier(
                 "process_map",
                 ("tqdm.contrib.concurrent",),
-                "fn! *iterables! max_workers chunksize",
+                "fn! *iterables+ max_workers chunksize",
                 role="function",
             ),
         ),
@@ -410,7 +456,23 @@ LIBRARIES = (
         service=r"-c (?:import sys; )?from (?:multiprocessing|multiprocess|billiard)\.\w+ import",
         answers=True,
         result_readers=("_handle_results", "_callmethod"),
-        carriers=lambda: _carriers("multiprocessing"),
+        carriers=lambda: (
+            *_carriers("multiprocessing"),
+            # Make a pool of their own.
+            Carrier(
+                "differential_evolution",
+                ("scipy.optimize",),
+                "func! bounds args+ strategy maxiter popsize tol mutation recombination rng "
+                "callback disp polish init atol updating workers#",
+                role="function",
+            ),
+            Carrier(
+                "brute",
+                ("scipy.optimize",),
+                "func! ranges args+ Ns full_output finish disp workers#",
+                role="function",
+            ),
+        ),
     ),
     Library(
         "multiprocess",
@@ -428,6 +490,8 @@ LIBRARIES = (
         wrapped={"multiprocess.reduction": ("ForkingPickler.dumps", "dump")},
         answers=True,
         by_value=True,
+        carriers=lambda: _carriers("multiprocess"),
+        caches_by_value=True,
     ),
     Library(
         "billiard",
@@ -476,6 +540,17 @@ LIBRARIES = (
         result_readers=("_handle_report",),
         task_readers=("distributed.scheduler", "distributed.worker", "distributed.nanny"),
         housekeeping=("distributed.", "tornado."),
+        carriers=lambda: tuple(
+            Carrier(
+                name,
+                ("distributed", "dask.distributed"),
+                "",
+                {"submit": "func! *args! **kwargs!", "map": "func! *iterables+"},
+                role="cluster",
+            )
+            for name in ("Client", "LocalCluster")
+        ),
+        start_method=None,
     ),
     Library(
         "ipyparallel",
@@ -496,6 +571,20 @@ LIBRARIES = (
         answers=True,
         by_value=True,
         housekeeping=("ipyparallel.", "ipykernel.", "jupyter_client.", "tornado.", "zmq."),
+        carriers=lambda: tuple(
+            Carrier(
+                name,
+                ("ipyparallel",),
+                "",
+                {
+                    **dict.fromkeys(("apply", "apply_sync", "apply_async"), "f! *args! **kwargs!"),
+                    **dict.fromkeys(("map", "map_sync", "map_async"), "f! *sequences+"),
+                },
+                role="cluster",
+            )
+            for name in ("Client", "Cluster")
+        ),
+        start_method=None,
     ),
     Library(
         "mpi4py.futures",
@@ -520,11 +609,11 @@ LIBRARIES = (
             Carrier(
                 "ProcessPool",
                 ("pebble", "pebble.pool"),
-                "max_workers max_tasks initializer! initargs! context@",
+                "max_workers max_tasks initializer! initargs+ context@",
                 {
-                    "schedule": "function! args! kwargs! timeout",
+                    "schedule": "function! args+ kwargs+ timeout",
                     "submit": "function! timeout *args! **kwargs!",
-                    "map": "function! *iterables! timeout chunksize",
+                    "map": "function! *iterables+ timeout chunksize",
                 },
             ),
         ),
@@ -617,6 +706,9 @@ RUNNERS = {
 
 DEFAULT = "loky.get_reusable_executor"
 """What makes the executor of a runner that is given none."""
+
+DELAYED = ("joblib.delayed", "joblib.parallel.delayed")
+"""What makes a call a task, which is sent where it is: `Parallel` is given the tasks."""
 
 HOST_SERVERS = ("jupyter_server",)
 """Programs that a host starts for its notebooks, by a word of their command line.

@@ -19,6 +19,11 @@ GUARD = (
     'if __name__ == "__main__", and run the script from a file.'
 )
 
+GONE = (
+    "What the message refers to is gone: a manager that was shut down, or shared memory that was "
+    "unlinked. Keep it until the work is done."
+)
+
 
 def failed_load(
     e: ev.LoadFailed,
@@ -79,10 +84,7 @@ def failed_load(
             "imports the module again, from its file."
         )
     if e.exception in ("FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError"):
-        return (
-            "What the message refers to is gone: a manager that was shut down, or shared memory "
-            "that was unlinked. Keep it until the work is done."
-        )
+        return GONE
     return f"Loading {name} raises: fix its __setstate__ or __reduce__, or send plain data."
 
 

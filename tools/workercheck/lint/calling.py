@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from workercheck import libraries
 from workercheck.libraries import Carrier, Library
-from workercheck.lint import calls, verdict
+from workercheck.lint import calls
 from workercheck.lint.calls import Arguments
-from workercheck.lint.expressions import Expressions, of_class
+from workercheck.lint.expressions import of_class
+from workercheck.lint.sending import Sending
 from workercheck.lint.values import (
     Bag,
+    Constant,
     Instance,
     Known,
     Made,
@@ -20,12 +22,10 @@ from workercheck.lint.values import (
     Scope,
     Several,
     Start,
-    Text,
     Value,
     elements,
     leaves,
     merged,
-    own_of,
 )
 
 _DEPTH = 12
@@ -40,7 +40,7 @@ _SAME = {"enter_context", "enter_async_context", "closing", "copy", "deepcopy"}
 """Functions that return what they are given, or one like it."""
 
 
-class Calling(Expressions):
+class Calling(Sending):
     """What is known while the calls of a page are followed."""
 
     def __init__(self, *, is_script: bool) -> None:
@@ -48,11 +48,17 @@ class Calling(Expressions):
         self.followed: set[int] = set()
         """The functions of the page that were called, or handed to something that may."""
         self._defaults: dict[str, Start] = {}
+        self._set_up: set[str] = set()
+        """The libraries whose settings the page has changed."""
         self._calls: list[ast.AST] = []
         self._returned: list[Value] = []
 
     def body(self, statements: Sequence[ast.stmt]) -> bool:
         """Follow statements in order; return whether what comes after them is reached."""
+        raise NotImplementedError
+
+    def program(self, words: Sequence[Value]) -> None:
+        """Follow a script of the page's that the page runs."""
         raise NotImplementedError
 
     def _Call(self, node: ast.Call) -> Value:
@@ -83,6 +89,10 @@ class Calling(Expressions):
             return self._known(function, given, node)
         if isinstance(function, Own):
             return self._own(function, given, node)
+        if isinstance(function, Made):
+            return self._method(function, "__call__", given, node)
+        if isinstance(function, Bag) and function.is_delayed:
+            return Bag((*function.items, *given.positional, *given.keywords.values()))
         if isinstance(function, Member):
             if isinstance(function.owner, Several):
                 for value in given.positional if function.name in _ADDING else ():
@@ -102,12 +112,15 @@ class Calling(Expressions):
         module, _, last = name.rpartition(".")
         if name == "functools.partial":
             return Bag((*given.positional, *given.keywords.values()))
+        if name in libraries.DELAYED:
+            return Bag(tuple(given.positional), is_delayed=True)
         if module in calls.WITH_CONTEXTS and last in ("get_context", "set_start_method"):
             library = calls.WITH_CONTEXTS[module]
             method = calls.take("method", given).by_name.get("method")
-            start = Start(method.text if isinstance(method, Text) else None)
+            name_of = method.value if isinstance(method, Constant) else None
+            start = Start(name_of if isinstance(name_of, str) else None)
             if last == "set_start_method":
-                self._defaults[library.start_method] = start
+                self._defaults[library.start_method or ""] = start
                 return None
             is_given = given.positional or given.keywords
             return Known(module, start if is_given else function.start or self._default(library))
@@ -116,6 +129,8 @@ class Calling(Expressions):
         if name.startswith(libraries.LEARNERS):
             first = given.positional[:1] or list(given.keywords.values())[:1]
             return Bag(tuple(first))
+        if module == "subprocess" and given.positional:
+            self.program(elements(given.positional[0]))
         if name in calls.CARRIERS:
             return self.make(*calls.CARRIERS[name], function.start, given, node)
         return self._unknown(last, given, node)
@@ -137,8 +152,10 @@ class Calling(Expressions):
         for value in values:
             for thing in leaves(value):
                 if isinstance(thing, Own):
-                    # It says how objects of the class are pickled, or may.
-                    thing.reduces |= name in ("pickle", "register")
+                    if name in ("pickle", "register"):
+                        # It says how objects of the class are pickled, or may.
+                        thing.reduces = True
+                        thing.attributes["__reduce__"] = None
                     self._callback(thing)
         return None
 
@@ -195,6 +212,8 @@ class Calling(Expressions):
                 return self.value(node.body)
             self.body(node.body)
             first, *others = self._returned or [None]
+            if isinstance(first, Several) and first.is_generator:
+                return first
             for other in others:
                 first = merged(first, other)
             return first
@@ -222,6 +241,13 @@ class Calling(Expressions):
         if parameters.kwarg:
             self.scope.names[parameters.kwarg.arg] = None
 
+    def _Yield(self, node: ast.Yield | ast.YieldFrom) -> Value:
+        self.value(node.value)
+        self._returned.insert(0, Several([], is_whole=False, is_generator=True))
+        return None
+
+    _YieldFrom = _Yield
+
     def returns(self, value: Value) -> None:
         """Note what the function that is followed returns."""
         self._returned.append(value)
@@ -230,6 +256,8 @@ class Calling(Expressions):
 
     def _default(self, library: Library) -> Start:
         own = library.start_method
+        if own is None:
+            return Start(None)
         return self._defaults.get(own, Start(own or "forkserver", is_default=not own))
 
     def make(
@@ -242,8 +270,13 @@ class Calling(Expressions):
         own: Own | None = None,
     ) -> Value:
         """Return what carries work, as a call makes it."""
+        if carrier.role == "settings":
+            self._set_up.add(library.name)
         taken = calls.take(carrier.parameters, given)
-        start = start or self._default(library)
+        if not taken.is_told or ("#" in carrier.parameters and library.name in self._set_up):
+            return None
+        own_start = Start(carrier.start_method) if carrier.start_method else None
+        start = start or own_start or self._default(library)
         if taken.has_context:
             context = taken.context
             if isinstance(context, Known):
@@ -254,7 +287,7 @@ class Calling(Expressions):
         made = Made(carrier, library, start, role, taken.sent, of=own)
         if carrier.role == "pipe":
             return Several([made, made])
-        if carrier.role == "process" and own is not None:
+        if carrier.role in ("process", "server") and own is not None:
             made.held.append(Instance(own))
         if carrier.role == "function":
             self.hand_out(made, taken.sent, node)
@@ -273,19 +306,20 @@ class Calling(Expressions):
         everything = [*given.positional, *given.keywords.values()]
         if made.role in ("manager", "proxy"):
             self.hand_out(made, everything, node)
-            if made.role == "manager" and name not in ("shutdown", "start", "connect", "join"):
-                return Made(made.carrier, made.library, made.start, "proxy")
-            return None
+            return self._proxy(made, name) if made.role == "manager" else None
         parameters = made.carrier.methods.get(name)
         if parameters is None:
             for thing in (leaf for value in everything for leaf in leaves(value)):
                 if isinstance(thing, Own):
                     self._callback(thing)
-            return None
+            if made.role == "cluster":
+                return made
+            return self._proxy(made, name) if made.role == "server" and made.is_started else None
         taken = calls.take(parameters, given)
         if made.role == "channel":
             self._put(made, taken.sent, node)
-        elif made.role == "process":
+        elif made.role in ("process", "server"):
+            made.is_started = True
             self._starts(made, node)
             self.send(made, made.held, node, is_task=False)
         else:
@@ -294,6 +328,13 @@ class Calling(Expressions):
                 if value not in taken.sent and isinstance(value, Own):
                     self._callback(value)
         return None
+
+    @staticmethod
+    def _proxy(made: Made, name: str) -> Value:
+        """Return what a method of a manager returns."""
+        if name in ("shutdown", "start", "connect", "join", "register"):
+            return None
+        return Made(made.carrier, made.library, made.start, "proxy", manager=made)
 
     def _runner(self, parameters: str, given: Arguments, node: ast.Call) -> Value:
         """Follow what hands a learner to an executor."""
@@ -305,63 +346,6 @@ class Calling(Expressions):
         else:
             self.hand_out(executor, taken.sent, node, through=libraries.LEARNERS[0].strip("."))
         return None
-
-    def hand_out(
-        self, made: Value, sent: Sequence[Value], node: ast.AST, *, through: str = ""
-    ) -> None:
-        """Hand work to workers."""
-        if isinstance(made, Made):
-            self._starts(made, node)
-            self.send(made, sent, node, is_task=True, through=through)
-
-    def _starts(self, made: Made, node: ast.AST) -> None:
-        """Look for the guard of a script whose workers import it."""
-        is_spawned = made.start.method in ("forkserver", "spawn") and not made.library.by_value
-        if self.is_at_import and is_spawned and self.code is not None and made.role != "function":
-            self.findings.append(verdict.without_guard(self.code, _line(node), made))
-
-    def send(
-        self,
-        made: Made,
-        sent: Sequence[Value],
-        node: ast.AST,
-        *,
-        is_task: bool,
-        through: str = "",
-    ) -> None:
-        """Send objects to a worker, and note those that it cannot load."""
-        for thing in (leaf for value in sent for leaf in leaves(value)):
-            if isinstance(thing, Made):
-                if thing.role == "channel":
-                    self._connect(thing, made.start)
-                continue
-            kind = verdict.lost(thing, made, is_task=is_task)
-            if kind is not None and self.code is not None:
-                self.findings.append(
-                    verdict.finding(kind, thing, made, self.code, _line(node), through)
-                )
-
-    def _put(self, channel: Made, sent: Sequence[Value], node: ast.AST) -> None:
-        """Put objects into a channel: whoever takes them may be a worker."""
-        for value in sent:
-            is_local = any(not isinstance(v, Made) and own_of(v).is_local for v in leaves(value))
-            if is_local or channel.reader is not None:
-                start = channel.reader or channel.start
-                through = Made(channel.carrier, channel.library, start, "channel")
-                self.send(through, [value], node, is_task=True)
-            else:
-                channel.waiting.append((value, node))
-
-    def _connect(self, channel: Made, start: Start) -> None:
-        """Let a process take from a channel what is put there."""
-        channel.reader = start
-        waiting, channel.waiting = channel.waiting, []
-        for value, node in waiting:
-            self._put(channel, [value], node)
-
-
-def _line(node: ast.AST) -> int:
-    return int(getattr(node, "lineno", 0))
 
 
 def _is_none(node: ast.Call, carrier: Carrier) -> bool:

@@ -6,7 +6,7 @@ import dataclasses as dc
 
 from workercheck import libraries
 from workercheck.libraries import Carrier, Library
-from workercheck.lint.values import Value
+from workercheck.lint.values import Constant, Value, elements
 
 _ALL = [(library, carrier) for library in libraries.LIBRARIES for carrier in library.carriers()]
 
@@ -45,6 +45,8 @@ class Taken:
     by_name: dict[str, Value] = dc.field(default_factory=dict)
     context: Value = None
     has_context: bool = False
+    is_told: bool = True
+    """Whether the arguments tell that worker processes do it."""
 
 
 def take(parameters: str, given: Arguments) -> Taken:
@@ -52,7 +54,7 @@ def take(parameters: str, given: Arguments) -> Taken:
     taken = Taken()
     positional, keywords = list(given.positional), dict(given.keywords)
     for word in parameters.split():
-        name = word.strip("*!@")
+        name = word.strip("*!+@#~")
         if word.startswith("**"):
             values, keywords = list(keywords.values()), {}
         elif word.startswith("*"):
@@ -65,6 +67,13 @@ def take(parameters: str, given: Arguments) -> Taken:
             taken.by_name[name] = values[0]
         if word.endswith("!"):
             taken.sent += values
+        if word.endswith("+"):
+            taken.sent += [item for value in values for item in elements(value)]
+        if word.endswith("#"):
+            number = values[0].value if values and isinstance(values[0], Constant) else 1
+            taken.is_told &= isinstance(number, int) and number not in (0, 1)
+        if word.endswith("~"):
+            taken.is_told &= not values and not given.is_open
         if word.endswith("@"):
             taken.has_context = bool(values) or given.is_open
             taken.context = values[0] if values else None

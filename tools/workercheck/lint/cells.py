@@ -6,7 +6,7 @@ import ast
 import dataclasses as dc
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from workercheck.judge.steps import (
     EXPECT_WORKER_ERROR,
@@ -49,6 +49,7 @@ _RUNS_THE_REST = re.compile(r"%%(?:time|timeit|capture|prun|debug)\b")
 """Cell magics whose text is Python of the page."""
 _MAGIC = re.compile(r"(?P<before>\s*(?:[\w., ]+=\s*)?)(?:[%!]|\?).*|(?P<asks>\s*)[\w.]+\?{1,2}\s*$")
 """A line that IPython, and not Python, understands."""
+_WRITES = re.compile(r"%%writefile\s+(?P<name>\w+\.py)\s*")
 
 
 def script(text: str) -> Code:
@@ -56,6 +57,24 @@ def script(text: str) -> Code:
     tags = {EXPECT_WORKER_ERROR} if is_failing_example(text) else set()
     lines = tuple(range(1, text.count("\n") + 2))
     return Code(line=1, tags=frozenset(tags), source=text, lines=lines, index=None)
+
+
+def written(codes: Sequence[Code]) -> dict[str, Code]:
+    """Return the Python files that cells write with ``%%writefile``, each that is written once."""
+    found: dict[str, list[Code]] = {}
+    for code in codes:
+        first, _, source = code.source.partition("\n")
+        match = _WRITES.fullmatch(first)
+        if match is not None and SKIP_EXECUTION not in code.tags:
+            file = dc.replace(code, source=source, lines=code.lines[1:])
+            found.setdefault(match["name"], []).append(file)
+    return {name: files[0] for name, files in found.items() if len(files) == 1}
+
+
+def runs(code: Code, file: str) -> bool:
+    """Tell whether a cell runs a Python file with a line that only IPython understands."""
+    line = rf"^[ \t]*(?:%run\b|!.*(?:python|executable)).*(?<![\w/]){re.escape(file)}\b"
+    return re.search(line, code.source, re.MULTILINE) is not None
 
 
 def parse(code: Code) -> ast.Module | None:

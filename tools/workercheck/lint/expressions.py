@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from workercheck.judge.finding import Finding
 from workercheck.lint.cells import Code
 from workercheck.lint.values import (
+    Constant,
     Instance,
     Known,
     Made,
@@ -15,7 +16,6 @@ from workercheck.lint.values import (
     Own,
     Scope,
     Several,
-    Text,
     Value,
     elements,
     merged,
@@ -67,7 +67,15 @@ class Expressions:
         return None
 
     def _Constant(self, node: ast.Constant) -> Value:
-        return Text(node.value) if isinstance(node.value, str) else None
+        if isinstance(node.value, bool) or not isinstance(node.value, (str, int)):
+            return None
+        return Constant(node.value)
+
+    def _UnaryOp(self, node: ast.UnaryOp) -> Value:
+        found = self.value(node.operand)
+        if isinstance(node.op, ast.USub) and isinstance(found, Constant):
+            return Constant(-found.value) if isinstance(found.value, int) else None
+        return None
 
     def _Name(self, node: ast.Name) -> Value:
         return self.scope.find(node.id)
@@ -131,11 +139,14 @@ class Expressions:
         keys = [self.value(key) for key in node.keys if key is not None]
         return Several([*keys, *(self.value(value) for value in node.values)], is_whole=False)
 
-    def _ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> Value:
+    def _ListComp(self, node: ast.ListComp | ast.SetComp) -> Value:
         return Several(self._comprehension(node.generators, node.elt), is_whole=False)
 
     _SetComp = _ListComp
-    _GeneratorExp = _ListComp
+
+    def _GeneratorExp(self, node: ast.GeneratorExp) -> Value:
+        items = self._comprehension(node.generators, node.elt)
+        return Several(items, is_whole=False, is_generator=True)
 
     def _DictComp(self, node: ast.DictComp) -> Value:
         return Several(self._comprehension(node.generators, node.key, node.value), is_whole=False)
@@ -168,6 +179,8 @@ class Expressions:
     def _Subscript(self, node: ast.Subscript) -> Value:
         owner = self.value(node.value)
         self.value(node.slice)
+        if isinstance(owner, Made) and owner.role == "cluster":
+            return owner
         if not isinstance(owner, Several) or not owner.items:
             return None
         index = node.slice.value if isinstance(node.slice, ast.Constant) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses as dc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from workercheck.judge.finding import Finding
 from workercheck.judge.steps import EXPECT_WORKER_ERROR
@@ -12,9 +12,10 @@ from workercheck.judge.wording import printable
 from workercheck.lint import calls
 from workercheck.lint.calling import Calling
 from workercheck.lint.calls import Arguments
-from workercheck.lint.cells import Code, parse
+from workercheck.lint.cells import Code, CodeError, parse, runs, written
 from workercheck.lint.expressions import TooMuchError
 from workercheck.lint.values import (
+    Constant,
     Instance,
     Known,
     Made,
@@ -51,17 +52,27 @@ def check(codes: Sequence[Code], *, is_script: bool) -> list[Finding]:
     trees = [(code, tree) for code in codes if (tree := parse(code)) is not None]
     if not any(root in code.source for code in codes for root in calls.ROOTS):
         return []
-    page = Page(is_script=is_script)
+    page = Page(is_script=is_script, files={} if is_script else written(codes))
     page.follow_all(trees)
     unique = {(f.kind, f.line, f.object, f.cell): f for f in map(printable, page.findings)}
     return sorted(unique.values(), key=lambda f: (f.line, f.kind))
 
 
 class Page(Calling):
-    """A page, or a script."""
+    """A page, or a script.
 
-    def __init__(self, *, is_script: bool) -> None:
+    Parameters
+    ----------
+    is_script
+        As for `Expressions`.
+    files
+        The Python files that the page writes, which it may import and run.
+    """
+
+    def __init__(self, *, is_script: bool, files: Mapping[str, Code]) -> None:
         super().__init__(is_script=is_script)
+        self._files = files
+        self._modules: dict[str, Mapping[str, Value]] = {}
         self._owner: Own | None = None
         self._path: list[str] = []
         """The names of the classes and functions around what is defined."""
@@ -78,6 +89,9 @@ class Page(Calling):
                 if self.is_script:
                     self._is_main = any(_is_guard(node) for node in ast.walk(tree))
                 self.body(tree.body)
+                for file in self._files:
+                    if runs(code, file):
+                        self.program([Known("sys.executable"), Constant(file)])
             self._follow_the_rest()
         except TooMuchError:
             pass
@@ -110,6 +124,34 @@ class Page(Calling):
             return super().follow(own, given, instance)
         finally:
             self._path, self._owner = before
+
+    def program(self, words: Sequence[Value]) -> None:
+        """Follow a script of the page's that the page runs."""
+        interpreter, *others = words or [None]
+        if self.code is None or interpreter != Known("sys.executable"):
+            return
+        for word in others:
+            file = self._files.get(str(word.value)) if isinstance(word, Constant) else None
+            if file is not None:
+                # The cell that runs it says what is expected.
+                script = dc.replace(file, tags=self.code.tags)
+                self.findings += check([script], is_script=True)
+
+    def _module(self, name: str) -> Mapping[str, Value]:
+        """Return the names of a module that the page writes, as its workers import it."""
+        if name not in self._modules:
+            self._modules[name] = {}
+            try:
+                tree = parse(self._files[f"{name}.py"])
+            except (KeyError, CodeError):
+                return {}
+            outer = self.scope, self.code, self.is_script, self._is_main
+            # What the module does at its import is no work of the page.
+            self.scope, self.code, self.is_script, self._is_main = Scope(None), None, True, False
+            self.body(tree.body if tree is not None else [])
+            self._modules[name] = self.scope.names
+            self.scope, self.code, self.is_script, self._is_main = outer
+        return self._modules[name]
 
     # -- Statements ---------------------------------------------------------------
 
@@ -158,7 +200,9 @@ class Page(Calling):
     def _ImportFrom(self, node: ast.ImportFrom) -> None:
         for alias in node.names:
             if alias.name != "*":
-                found = None if node.level else Known(f"{node.module}.{alias.name}")
+                found: Value = None if node.level else Known(f"{node.module}.{alias.name}")
+                if f"{node.module}.py" in self._files:
+                    found = self._module(str(node.module)).get(alias.name)
                 self.scope.bind(alias.asname or alias.name, found)
                 continue
             for name in calls.CARRIERS if not node.level else ():
@@ -288,16 +332,21 @@ class Page(Calling):
     _AsyncFor = _For
 
     def _With(self, node: ast.With | ast.AsyncWith) -> bool:
+        entered = []
         for item in node.items:
             value = self.value(item.context_expr)
-            if isinstance(value, Made) and value.role == "process":
+            if isinstance(value, Made) and value.role in ("process", "server"):
                 self._method(value, "start", Arguments([], {}), _call(item.context_expr))
             if item.optional_vars is not None:
                 self.assign(
                     item.optional_vars, value if isinstance(value, (Made, Instance)) else None
                 )
+            if isinstance(value, Made) and isinstance(item.context_expr, ast.Call):
+                entered.append(value)
         # A block may swallow what ends it.
         self.body(node.body)
+        for made in entered:
+            made.is_over = True
         return not _always_returns(node.body)
 
     _AsyncWith = _With

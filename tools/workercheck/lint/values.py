@@ -97,6 +97,8 @@ class Bag:
     """Objects that are sent with another one that holds them: a partial, a learner."""
 
     items: tuple[Value, ...]
+    is_delayed: bool = False
+    """Whether a call of it makes a task, and runs nothing."""
 
 
 @dc.dataclass(slots=True, eq=False)
@@ -106,6 +108,8 @@ class Several:
     items: list[Value]
     is_whole: bool = True
     """Whether these are all of them, one for one."""
+    is_generator: bool = False
+    """Whether it is a generator, which nothing can pickle."""
 
     def __post_init__(self) -> None:
         """Forget what is too much: loops over loops may multiply it."""
@@ -120,10 +124,10 @@ class Several:
 
 
 @dc.dataclass(frozen=True, slots=True)
-class Text:
-    """A string."""
+class Constant:
+    """A string or a number."""
 
-    text: str
+    value: str | int
 
 
 @dc.dataclass(slots=True, eq=False)
@@ -142,17 +146,22 @@ class Made:
     """How the process was started that takes from a channel."""
     of: Own | None = None
     """The class of the page that it is an object of."""
+    manager: Made | None = None
+    """What an object belongs to that a manager has made."""
+    is_started: bool = False
+    is_over: bool = False
+    """Whether the block has ended that a manager was for."""
 
 
 @dc.dataclass(frozen=True, slots=True, eq=False)
 class Member:
     """An attribute of something, not called yet."""
 
-    owner: Made | Own | Instance | Several | None
+    owner: Made | Own | Instance | Several
     name: str
 
 
-Value: TypeAlias = Known | Own | Instance | Bag | Several | Text | Made | Member | None
+Value: TypeAlias = Known | Own | Instance | Bag | Several | Constant | Made | Member | None
 
 
 def own_of(thing: Own | Instance) -> Own:
@@ -174,17 +183,22 @@ def elements(value: Value) -> list[Value]:
     return value.items if isinstance(value, Several) else []
 
 
-def leaves(value: Value) -> Iterator[Own | Instance | Made]:
-    """Yield each object of the page that is sent where a value is, once."""
+def leaves(value: Value) -> Iterator[Own | Instance | Made | Several]:
+    """Yield each object of the page, and each generator, that is sent where a value is, once."""
     rest, seen = [value], set()
     while rest:
         value = rest.pop(0)
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, (Own, Instance, Made)):
+        if isinstance(value, Several):
+            if value.is_generator:
+                yield value
+            else:
+                rest += value.items
+        elif isinstance(value, (Own, Instance, Made)):
             yield value
-        elif isinstance(value, (Bag, Several)):
+        elif isinstance(value, Bag):
             rest += value.items
         elif isinstance(value, Member) and isinstance(value.owner, (Own, Instance)):
             yield value.owner
