@@ -57,6 +57,16 @@ def test_second_run_has_nothing_to_do(tree):
     assert brought(tree) == (0, "", "")
 
 
+def test_tools_that_run_themselves_are_brought_anew(tree):
+    """As `.tools/bin/nox` does after a pull that has changed the lock."""
+    made = [sys.executable, "-m", "venv", "--without-pip", str(tree / ".tools")]
+    subprocess.run(made, check=True)
+    own = str(tree / ".tools" / "bin" / "python")
+    run = subprocess.run([own, str(tree / "tools" / "bootstrap.py")], capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert is_ready(tree)
+
+
 @pytest.mark.parametrize("damage", ["no stamp", "other lock", "python gone", "folder moved"])
 def test_unfinished_or_outdated_tools_are_not_ready(tree, damage):
     tools, lock = tree / ".tools", tree / "requirements" / "bootstrap.txt"

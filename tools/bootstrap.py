@@ -100,7 +100,9 @@ def _create(tools: Path, packages: Path) -> dict[str, str]:
     """
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
     environment.update(certificates())
-    command = [sys.executable, "-m", "venv"]
+    # Not the one in `tools`, which has just been removed if nox runs from there.
+    python = getattr(sys, "_base_executable", sys.executable)
+    command = [python, "-m", "venv"]
     if importlib.util.find_spec("ensurepip") is None:
         say("this Python has no pip: taking Debian's package of it, for this folder only")
         debian.unpack(["python3-pip-whl"], packages)
