@@ -195,13 +195,13 @@ def test_prose() -> None:
         "(here)=\n# Title\n\n:::{admonition} Read *this*\n:class: note\nBecause\n\nof it.\n:::\n"
         "A [page](other.md#part), {py:class}`~adaptive.Runner`, `[x](y)` and"
         " [there](https://example.org).\n\n```{toctree}\n:hidden:\nother\n```\n\n"
-        "```{code-block} console\n$ ls\n```\n",
+        "```{code-block} console\n$ ls\n```\n:::{container} way\n1. [On](other.md).\n:::\n",
         lambda target: f"https://docs.example/{target}",
     )
     assert (
         "# Title\n\n> **Read *this***\n>\n> Because\n>\n> of it.\n"
         "A [page](https://docs.example/other.md#part), `Runner`, `[x](y)` and"
-        " [there](https://example.org).\n\n\n```console\n$ ls\n```"
+        " [there](https://example.org).\n\n\n```console\n$ ls\n```\n1. [On](https://docs.example/other.md)."
     ).replace("\n\n\n", "\n\n") == text
     assert "A page." == prose.plain("A [page](other.md).", lambda target: "")
 

@@ -36,7 +36,8 @@ def plain(text: str, address: Callable[[str], str]) -> str:
     Returns
     -------
     str
-        Boxes as quotations, code as code, roles as their text; other directives are left out.
+        Boxes as quotations, code as code, containers as what they hold, roles as their text; other
+        directives are left out.
     """
     out: list[str] = []
     lines = text.split("\n")
@@ -74,6 +75,8 @@ def _directive(
         return [f"```{argument}", *body, "```"]
     if name == "math":
         return ["$$", *body, "$$"]
+    if name == "container":  # its argument only says how the site shows it
+        return [plain("\n".join(body), address)]
     if name not in BOXES:
         return []
     title = name.capitalize() if not argument else _inline(argument, address)
