@@ -1,8 +1,10 @@
-"""Imports inside workercheck point one way: from the fronts down to the recorder."""
+"""Imports inside workercheck point one way, and are those that the page on its rooms shows."""
 
 from __future__ import annotations
 
 import ast
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,11 @@ from pathlib import Path
 from conftest import ROOT
 
 PACKAGE = ROOT / "tools" / "workercheck"
-FLOORS = ("libraries", "recorder", "evidence", "judge", "lint", "run", "report", "fronts")
+PAGE = ROOT / "docs" / "source" / "checking" / "architecture.md"
+ROW = re.compile(r"^\| `(\w+)` \|.*\|([^|]*)\|$", re.MULTILINE)
+ROOMS = {room: set(re.findall(r"`(\w+)`", names)) for room, names in ROW.findall(PAGE.read_text())}
+"""What each room imports, as the page says: from the top down."""
+FLOORS = tuple(reversed(ROOMS))
 """From the ground up: a room may import its own floor and those below."""
 
 
@@ -25,25 +31,43 @@ def imports(path: Path) -> set[str]:
     return found & set(FLOORS)
 
 
+def modules(package: Path, room: str) -> list[Path]:
+    return [*package.glob(f"{room}.py"), *(package / room).rglob("*.py")]
+
+
 def upward(package: Path) -> list[str]:
     """Return each import that points from a floor to a higher one."""
     return [
         f"{path.relative_to(package)} imports {room}"
         for floor, name in enumerate(FLOORS)
-        for path in [*package.glob(f"{name}.py"), *(package / name).rglob("*.py")]
+        for path in modules(package, name)
         for room in sorted(imports(path))
         if FLOORS.index(room) > floor
     ]
+
+
+def untold(package: Path) -> dict[str, set[str]]:
+    """Return, for each room, the imports that only the page has, or only the code."""
+    found = {room: set().union(*map(imports, modules(package, room))) - {room} for room in ROOMS}
+    return {room: told ^ found[room] for room, told in ROOMS.items() if told != found[room]}
+
+
+def test_page_has_every_room_and_its_imports():
+    rooms = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__")}
+    assert set(ROOMS) == rooms - {"py"}
+    assert {} == untold(PACKAGE)
 
 
 def test_no_import_points_upward():
     assert [] == upward(PACKAGE)
 
 
-def test_an_import_that_points_upward_is_seen(tmp_path):
-    (tmp_path / "judge").mkdir()
-    (tmp_path / "judge" / "rules.py").write_text("from workercheck.report import record\n")
-    assert ["judge/rules.py imports report"] == upward(tmp_path)
+def test_an_import_that_points_upward_or_is_not_on_the_page_is_seen(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "copy")
+    module = tmp_path / "copy" / "judge" / "rules.py"
+    module.write_text(module.read_text() + "from workercheck.report import record\n")
+    assert ["judge/rules.py imports report"] == upward(tmp_path / "copy")
+    assert {"judge": {"report"}} == untold(tmp_path / "copy")
 
 
 def test_verdicts_need_nothing_but_the_standard_library():

@@ -63,12 +63,15 @@ def executor(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """All pages in one build, as a project would have them."""
+def built(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Build:
+    """All pages in one build, as a project would have them; or those that are asked for by name."""
+    items = [item for item in request.session.items if item.path == request.path]
+    asked = {getattr(item, "callspec", None) and item.callspec.params["path"] for item in items}
+    pages = [path for path in (*FAULTS, *HEALTHY) if None in asked or path in asked]
     site = Site(tmp_path_factory.mktemp("corpus"))
     # Most of a page's time here is waiting: for a kernel to start, for a pool to go.
     site.conf('extensions = ["myst_nb", "workercheck"]\nworkercheck_jobs = 4\n')
-    for path in filter(runs_here, [*FAULTS, *HEALTHY]):
+    for path in filter(runs_here, pages):
         target = site.source / path.parent.name / path.name
         target.parent.mkdir(exist_ok=True)
         shutil.copy(path, target)

@@ -110,6 +110,9 @@ def test_sessions_are_listed_at_once_with_what_they_do():
         "types",
         "lock",
     }
+    texts = [(ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")]
+    named = re.findall(r"nox -s ([\w. -]+?)(?: --|[`\n:,])", " ".join(texts))
+    assert named and {word for words in named for word in words.split()} <= set(listed)
 
 
 def test_no_file_names_a_registry_or_this_machine():

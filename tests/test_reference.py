@@ -90,6 +90,13 @@ def test_page_of_workercheck_has_every_kind_and_setting():
     assert list(SETTINGS) == first_column("## Settings")
 
 
+def test_readme_has_every_kind():
+    table = (
+        (ROOT / "README.md").read_text().split("| kind | what happened |", 1)[1].split("\n\n")[0]
+    )
+    assert set(FINDING_KINDS) == set(re.findall("`([^`]*)`", table)) - {"expect-worker-error"}
+
+
 def test_page_of_workercheck_has_every_key_of_the_report():
     report = Report({}, [PageReport("a", "a.md", executed=True)], {})
     data = json.loads(report.to_json())
