@@ -21,18 +21,23 @@ from pathlib import Path
 
 import figures
 import sites
-from builders import BUILDERS, OFF, SERIAL, THIS, Builder
+from builders import BUILDERS, OFF, SERIAL, THIS, Builder, shards
 
 RESULTS = Path(__file__).parents[1] / "docs" / "source" / "explanation" / "benchmarks"
 SITUATIONS = ("cold", "nothing changed", "one page changed", "only the caches kept")
 GROWTH = (10, 50, 200)
+MACHINES = (1, 2, 4)
+SLEEPING = (200, 2.0)
+"""How many pages the machines share, and how many seconds each one sleeps."""
 
 
 def main() -> None:
     """Run what the arguments ask for, and draw all results that there are."""
     parser = argparse.ArgumentParser(description=__doc__, prog="nox -s bench --")
     parser.add_argument("--rounds", type=int, default=1, help="of the tutorials (default: 1)")
-    parser.add_argument("--only", choices=["tutorials", "growth"], help="leave out the other")
+    parser.add_argument(
+        "--only", choices=["tutorials", "growth", "machines"], help="leave out the others"
+    )
     parser.add_argument(
         "--pages", type=Path, metavar="FOLDER", help="time the pages in FOLDER, and write nothing"
     )
@@ -43,10 +48,12 @@ def main() -> None:
         if options.pages:
             _pages(options.pages, folder, options.rounds)
             return
-        if options.only != "growth":
+        if options.only in (None, "tutorials"):
             _write("tutorials", _pages(sites.TUTORIALS, folder, options.rounds))
-        if options.only != "tutorials":
+        if options.only in (None, "growth"):
             _write("growth", _growth(folder))
+        if options.only in (None, "machines"):
+            _write("machines", _machines(folder))
     figures.draw(RESULTS)
 
 
@@ -105,6 +112,22 @@ def _growth(folder: Path) -> dict[str, object]:
             measured.append({"builder": name, "pages": pages, **dc.asdict(cost)})
             shutil.rmtree(place)
     return {"measured": measured}
+
+
+def _machines(folder: Path) -> dict[str, object]:
+    pages, seconds = SLEEPING
+    site = folder / "sleeping"
+    sites.sleeping_pages(site, pages, seconds)
+    measured = []
+    for machines in MACHINES:
+        place = folder / f"machines{machines}"
+        place.mkdir()
+        cost = shards(site, place, machines, pages)
+        load = os.getloadavg()[0]
+        print(f"{machines} machines: {cost.wall:.1f} s, load {load:.1f}", flush=True)
+        measured.append({"machines": machines, "load": load, **dc.asdict(cost)})
+        shutil.rmtree(place)
+    return {"pages": pages, "sleep": seconds, "measured": measured}
 
 
 def _write(name: str, result: dict[str, object]) -> None:

@@ -86,11 +86,44 @@ class Builder:
             text += log.read_text("utf-8", "replace")
             if costs[-1].status != 0:
                 raise BuildError(f"{self.name}: exit {costs[-1].status}, see {log}")
-        if (found := len(_EXECUTED.findall(text))) != executes:
-            raise BuildError(f"{self.name}: {found} pages executed, not {executes}, see {log}")
+        check(self.name, text, executes, log)
         return Cost(
             0,
             sum(cost.wall for cost in costs),
             sum(cost.cpu for cost in costs),
             max(cost.memory for cost in costs),
         )
+
+
+def shards(site: Path, folder: Path, machines: int, executes: int) -> Cost:
+    """Execute a site's pages on simulated machines, all at once.
+
+    Parameters
+    ----------
+    site
+        Folder of the pages and of ``conf.py``.
+    folder
+        Where the machines have their copies and stores.
+    machines
+        How many.
+    executes
+        How many pages they must execute together.
+
+    Raises
+    ------
+    BuildError
+        If a page fails or they execute another number of pages.
+    """
+    log = folder / "log"
+    script = Path(__file__).with_name("shards.py")
+    cost = measure([sys.executable, str(script), str(site), str(folder), str(machines)], log)
+    if cost.status != 0:
+        raise BuildError(f"{machines} machines: exit {cost.status}, see {log}")
+    check(f"{machines} machines", log.read_text("utf-8", "replace"), executes, log)
+    return cost
+
+
+def check(name: str, text: str, executes: int, log: Path) -> None:
+    """Refuse a figure of another case: one in which another number of pages was executed."""
+    if (found := len(_EXECUTED.findall(text))) != executes:
+        raise BuildError(f"{name}: {found} pages executed, not {executes}, see {log}")

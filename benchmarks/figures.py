@@ -26,7 +26,7 @@ def draw(folder: Path) -> None:
     Parameters
     ----------
     folder
-        Holds ``tutorials.json``, ``growth.json`` or both; each is drawn where it is there.
+        Holds ``tutorials.json``, ``growth.json`` and ``machines.json``, or some of them.
     """
     if (path := folder / "tutorials.json").is_file():
         result = json.loads(path.read_text("utf-8"))
@@ -38,6 +38,11 @@ def draw(folder: Path) -> None:
         (folder / "growth.inc").write_text(_growth_table(result), "utf-8")
         for theme in INK:
             _save(folder / f"growth-{theme}.svg", theme, _lines, result)
+    if (path := folder / "machines.json").is_file():
+        result = json.loads(path.read_text("utf-8"))
+        (folder / "machines.inc").write_text(_machines_table(result), "utf-8")
+        for theme in INK:
+            _save(folder / f"machines-{theme}.svg", theme, _share, result)
 
 
 def _measured_on(result: dict[str, Any]) -> str:
@@ -89,6 +94,25 @@ def _growth_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _measured_on(result), ""])
 
 
+def _machines_table(result: dict[str, Any]) -> str:
+    lines = ["| machines | time | the limit | time / limit |", "|---|---|---|---|"]
+    for row, limit in zip(result["measured"], _limits(result), strict=True):
+        cells = [str(row["machines"]), f"{row['wall']:.0f} s", f"{limit:.0f} s"]
+        lines.append(f"| {' | '.join(cells)} | {row['wall'] / limit:.2f} |")
+    loads = ", ".join(f"{row['load']:.1f}" for row in result["measured"])
+    note = (
+        f"{_measured_on(result)} {result['pages']} pages that sleep {result['sleep']:g} s each. "
+        f"Load averages of the machine: {loads}."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def _limits(result: dict[str, Any]) -> list[float]:
+    """Return the time of one machine, divided by the number of machines."""
+    alone = next(row["wall"] for row in result["measured"] if row["machines"] == 1)
+    return [alone / row["machines"] for row in result["measured"]]
+
+
 def _rows(measured: list[dict[str, Any]], builder: str, situation: str) -> list[dict[str, Any]]:
     return sorted(
         (row for row in measured if (row["builder"], row["situation"]) == (builder, situation)),
@@ -135,4 +159,22 @@ def _lines(axes: Any, result: dict[str, Any]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("small pages")
     axes.set_ylabel("cold build, seconds")
+    axes.legend(frameon=False)
+
+
+def _share(axes: Any, result: dict[str, Any]) -> None:
+    machines = [row["machines"] for row in result["measured"]]
+    axes.plot(
+        machines,
+        [row["wall"] for row in result["measured"]],
+        marker="o",
+        color=COLOURS[THIS],
+        label="workercheck execute --shard",
+    )
+    limit = "the limit: the time of one machine, divided"
+    axes.plot(machines, _limits(result), linestyle="--", color="#8a8f98", label=limit)
+    axes.set_xticks(machines)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("machines")
+    axes.set_ylabel("seconds until all pages ran")
     axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""The sites that are built: this project's tutorials, and any number of small pages."""
+"""The sites that are built: this project's tutorials, and any number of small or sleeping pages."""
 
 from __future__ import annotations
 
@@ -34,6 +34,23 @@ sum(math.sin(number * k) for k in range(100_000))
 ```
 """
 
+SLEEPING_PAGE = """\
+---
+file_format: mystnb
+kernelspec:
+  name: python3
+---
+
+# Page {number}
+
+```{{code-cell}} ipython3
+import time
+
+time.sleep({seconds})
+{number}
+```
+"""
+
 
 def copied(folder: Path, pages_of: Path = TUTORIALS) -> int:
     """Copy the pages with code that may run in company into a folder; return how many."""
@@ -51,6 +68,17 @@ def small_pages(folder: Path, count: int) -> int:
     return _write(
         folder, {f"page{number:03}.md": SMALL_PAGE.format(number=number) for number in range(count)}
     )
+
+
+def sleeping_pages(folder: Path, count: int, seconds: float) -> None:
+    """Write a project of pages that only wait, so that machines can be simulated on one."""
+    pages = {
+        f"page{number:03}.md": SLEEPING_PAGE.format(number=number, seconds=seconds)
+        for number in range(count)
+    }
+    _write(folder, pages)
+    conf = CONF.format(extensions=["myst_nb", "workercheck"], mode="cache", cache="cache")
+    (folder / "conf.py").write_text(conf, "utf-8")
 
 
 def change_one_page(folder: Path, number: int) -> None:

@@ -80,6 +80,24 @@ print(measure(command, Path(sys.argv[2])).memory)
     assert 100 < float(done.stdout) < 250
 
 
+def test_machines_share_the_pages_that_their_figure_says(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+import sites
+from builders import check, shards
+folder = Path(sys.argv[1])
+sites.sleeping_pages(folder / "site", 2, 0)
+log = folder / "log"
+print(shards(folder / "site", folder, 2, 2).status)
+check("two machines", log.read_text(), 3, log)
+"""
+    done = run(code, tmp_path)
+    assert "0\n" == done.stdout, done.stderr
+    assert "BuildError: two machines: 2 pages executed, not 3" in done.stderr
+    assert [1, 1] == [len(list(tmp_path.glob(f"machine{n}/store/*/*.run"))) for n in (1, 2)]
+
+
 @pytest.mark.parametrize(("executes", "passes"), [(2, True), (1, False)])
 def test_a_build_must_execute_what_its_figure_says(
     tmp_path: Path, executes: int, passes: bool

@@ -1,10 +1,14 @@
-"""Pages on a Dask cluster: a scheduler and two workers, as on machines of their own."""
+"""Pages on a Dask cluster: a scheduler and two workers, as on machines of their own.
+
+The commands that start it, execute the pages and build the site are those of the page about it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,11 +19,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import BROKEN, Site
+from conftest import BROKEN, ROOT, Site
+from workercheck.run.environment import environment
 
 distributed = pytest.importorskip("distributed")
 if sys.platform == "win32":
     pytest.skip("signals are sent to processes here", allow_module_level=True)
+
+from workercheck.run import over_dask  # noqa: E402 - needs distributed
 
 PATIENCE = 120.0
 """Seconds after which something that must happen has not happened."""
@@ -38,6 +45,19 @@ def wait_until(happened: object) -> None:
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def recipe() -> list[list[str]]:
+    """Return the commands of the page: scheduler, worker, execution and build."""
+    page = (ROOT / "docs" / "source" / "checking" / "machines.md").read_text()
+    section = page.partition("## A Dask cluster\n")[2].partition("\n## ")[0]
+    found = [line.split() for line in re.findall(r"^\$ (.*)", section, re.MULTILINE)]
+    assert ["dask", "dask", "workercheck", "sphinx-build"] == [words[0] for words in found]
+    return found
+
+
+SCHEDULER, WORKER, EXECUTE, BUILD = recipe()
+ADDRESS = "tcp://scheduler:8786"
 
 
 @contextlib.contextmanager
@@ -62,8 +82,9 @@ def program(folder: Path, *words: str, **variables: str) -> Iterator[psutil.Pope
 
 
 def worker(folder: Path, address: str, **variables: str) -> contextlib.AbstractContextManager:
-    words = ("--nthreads", "1", "--no-dashboard", "--local-directory", str(folder / "tmp"))
-    return program(folder, "distributed.cli.dask_worker", address, *words, **variables)
+    words = [address if word == ADDRESS else word for word in WORKER]
+    options = ("--no-dashboard", "--local-directory", str(folder / "tmp"))
+    return program(folder, *words, *options, **variables)
 
 
 class Cluster:
@@ -75,11 +96,7 @@ class Cluster:
 
     def run(self, site: Site) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self.command, str(site.source)],
-            cwd=site.root,
-            capture_output=True,
-            text=True,
-            check=False,
+            self.command, cwd=site.root, capture_output=True, text=True, check=False
         )
 
     def execute(self, site: Site, status: int) -> tuple[dict, str]:
@@ -91,22 +108,29 @@ class Cluster:
 
     @property
     def command(self) -> list[str]:
-        options = ["--store", "store", "--report", "report.json", "--dask", self.address]
-        return [sys.executable, "-m", "workercheck", "execute", *options]
+        given = {"docs": "source", ADDRESS: self.address}
+        words = [given.get(word, word) for word in EXECUTE]
+        return [sys.executable, "-m", *words, "--report", "report.json"]
 
     def left(self) -> list[str]:
         return [str(path) for path in self.root.glob("worker*/tmp/workercheck-*")]
 
 
+@contextlib.contextmanager
+def scheduler(folder: Path) -> Iterator[tuple[psutil.Popen, str]]:
+    """Run a scheduler; return its process and its address."""
+    file = folder / "scheduler.json"
+    words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    with program(folder, *SCHEDULER, *words) as process:
+        wait_until(file.exists)
+        yield process, json.loads(file.read_text())["address"]
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     root = tmp_path_factory.mktemp("cluster")
-    file = root / "scheduler.json"
-    words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(program(root / "scheduler", "distributed.cli.dask_scheduler", *words))
-        wait_until(file.exists)
-        address = json.loads(file.read_text())["address"]
+        _, address = stack.enter_context(scheduler(root / "scheduler"))
         for number in (1, 2):
             stack.enter_context(worker(root / f"worker{number}", address))
         with distributed.Client(address, set_as_default=False) as client:
@@ -115,7 +139,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_pages_run_on_the_workers_and_a_red_one_runs_once(site: Site, cluster: Cluster) -> None:
-    site.write("threads", "import os\nprint(os.environ.get('OMP_NUM_THREADS'))")
+    names = "'OMP_NUM_THREADS', 'OPENBLAS_THREAD_TIMEOUT'"
+    site.write("threads", f"import os\nprint(*map(os.environ.get, ({names})))")
     site.write(
         "alone",
         text=(site.write("x", "print(6 * 7)").read_text()).replace(
@@ -133,10 +158,12 @@ def test_pages_run_on_the_workers_and_a_red_one_runs_once(site: Site, cluster: C
     assert [] == cluster.left()
     (site.source / "red.md").unlink()
     shutil.rmtree(site.root / "html", ignore_errors=True)
-    build = site.build("-D", "workercheck_store=store")
+    assert ["docs", "html"] == BUILD[-2:]
+    build = site.build(*BUILD[1:-2])
     assert 0 == build.status, build.log
     assert [True, True] == [page["cached"] for page in build.report["pages"]]
-    assert ">None\n" in (build.outdir / "threads.html").read_text()
+    # Not what Dask sets, but what pages get that run side by side on one machine.
+    assert ">None 4\n" in (build.outdir / "threads.html").read_text()
 
 
 KILLS_ITS_WORKER = """
@@ -164,18 +191,62 @@ def test_page_of_a_lost_worker_is_tried_elsewhere_and_then_it_is_one_finding(
     wait_until(lambda: not cluster.left())
 
 
+def write_long_page(site: Site) -> Path:
+    """Write a page that runs for an hour; return the file to which it writes its kernel's pid."""
+    site.write("index", text="# Index\n")
+    code = "import os, pathlib, time\npathlib.Path('pid').write_text(f'{os.getpid()} ')\n"
+    site.write("long", code + "time.sleep(3600)")
+    return site.source / "pid"
+
+
+def kernel_that_runs(pid: Path) -> psutil.Process:
+    """Wait for the kernel of the long page."""
+    wait_until(lambda: pid.exists() and pid.read_text().endswith(" "))
+    return psutil.Process(int(pid.read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_lost_scheduler_ends_the_command_and_the_pages(
+    site: Site, tmp_path: Path, number: signal.Signals
+) -> None:
+    pid = write_long_page(site)
+    with (
+        scheduler(tmp_path / "scheduler") as (process, address),
+        worker(tmp_path / "worker1", address),
+    ):
+        own = Cluster(tmp_path, address)
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        with (tmp_path / "log").open("w") as log:
+            running = subprocess.Popen(own.command, cwd=site.root, stderr=log)
+        try:
+            kernel = kernel_that_runs(pid)
+            process.send_signal(number)
+            assert 2 == running.wait(PATIENCE)
+        finally:
+            running.kill()
+        wait_until(lambda: not kernel.is_running())
+        wait_until(lambda: not own.left())
+    told = (tmp_path / "log").read_text().splitlines()
+    assert "workercheck: the scheduler of the Dask cluster is gone; " in told[-1]
+
+
+def test_worker_without_the_folder_of_the_pages_is_refused(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    base = tmp_path / "only-here"  # and there neither
+    with pytest.raises(over_dask.ClusterError, match=f"without the folder of the pages, {base}: "):
+        over_dask.Cluster(cluster.address, base, environment(base))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopping_the_command_stops_the_pages(
     site: Site, cluster: Cluster, number: signal.Signals
 ) -> None:
-    site.write("index", text="# Index\n")
-    code = "import os, pathlib, time\npathlib.Path('pid').write_text(f'{os.getpid()} ')\n"
-    site.write("long", code + "time.sleep(3600)")
-    pid = site.source / "pid"
-    running = subprocess.Popen([*cluster.command, str(site.source)], cwd=site.root)
+    pid = write_long_page(site)
+    running = subprocess.Popen(cluster.command, cwd=site.root)
     try:
-        wait_until(lambda: pid.exists() and pid.read_text().endswith(" "))
-        kernel = psutil.Process(int(pid.read_text()))
+        kernel = kernel_that_runs(pid)
         running.send_signal(number)
         running.wait(PATIENCE)
     finally:

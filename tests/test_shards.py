@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import BROKEN, ROOT, Site, gate
+from conftest import BROKEN, PASSES, ROOT, Site, gate
 from test_store import workercheck
+from workercheck.fronts.commands import merge
 from workercheck.report.record import Report
 from workercheck.run import schedule
 
@@ -61,7 +62,7 @@ def statuses(site: Site, shards: int) -> list[int]:
     ]
 
 
-def merge(site: Site, *left_out: int) -> subprocess.CompletedProcess[str]:
+def merged(site: Site, *left_out: int) -> subprocess.CompletedProcess[str]:
     found = sorted(site.root.glob("machine-*/*/report.json"))
     names = [
         str(path.relative_to(site.root)) for n, path in enumerate(found, 1) if n not in left_out
@@ -130,26 +131,29 @@ def moved_to_be_judged(report: Path, folder: Path) -> Path:
 
 
 def test_red_page_in_one_shard_is_red_when_merged_and_a_missing_shard_is_named(
-    project: Site,
+    site: Site,
 ) -> None:
+    project = site
+    project.write("green", PASSES)
     project.write("red", BROKEN)
-    assert [0, 1] == sorted(statuses(project, 2))
-    done = merge(project)
+    assert [0, 1] == statuses(project, 2)
+    done = merged(project)
     assert 1 == done.returncode, done.stderr
     assert "[unpickle-task]" in done.stdout
     assert 1 == gate(project.root / "merged").returncode
     shutil.rmtree(project.root / "merged")
-    done = merge(project, 2)
+    done = merged(project, 2)
     missing = "workercheck: no verdict: the report of shard 2/2 is missing.\n"
     assert (2, missing) == (done.returncode, done.stderr)
     assert not (project.root / "merged").exists()
 
 
-def test_execute_finds_what_a_build_finds(project: Site) -> None:
-    project.write("red", BROKEN)
-    project.write("off", text="---\nmystnb: {execution_mode: 'off'}\n---\n\nNo code.\n")
-    done = execute(project, "--jobs", "2", "--format", "github")
-    build = project.build()
+def test_execute_finds_what_a_build_finds(site: Site) -> None:
+    site.write("green", PASSES)
+    site.write("red", BROKEN)
+    site.write("off", text="---\nmystnb: {execution_mode: 'off'}\n---\n\nNo code.\n")
+    done = execute(site, "--jobs", "2", "--format", "github")
+    build = site.build()
     assert (build.status, done.returncode) == (1, 1), done.stderr
     assert all(line.startswith("::") for line in done.stdout.splitlines())
     told = [
@@ -162,7 +166,7 @@ def test_execute_finds_what_a_build_finds(project: Site) -> None:
             )
             for page in report["pages"]
         }
-        for report in (report_of(project), build.report)
+        for report in (report_of(site), build.report)
     ]
     assert told[0] == told[1]
 
@@ -220,11 +224,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("why", WRONG)
-def test_reports_that_do_not_make_a_whole_are_named(tmp_path: Path, why: str) -> None:
-    (tmp_path / "a").write_text(shard(1, 2, ["p", "q"], ["p"]))
-    (tmp_path / "b").write_text(WRONG[why])
-    done = workercheck("report", "a", "b", cwd=tmp_path)
-    assert 2 == done.returncode
-    assert f"workercheck: no verdict: {why}" in done.stderr
-    (tmp_path / "b").write_text(shard(2, 2, ["p", "q"], ["q"]))
-    assert 0 == workercheck("report", "a", "b", cwd=tmp_path).returncode
+def test_reports_that_do_not_make_a_whole_are_named(
+    tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").write_text(shard(1, 2, ["p", "q"], ["p"]))
+    Path("b").write_text(WRONG[why])
+    assert 2 == merge.main(["a", "b"])
+    assert f"workercheck: no verdict: {why}" in capsys.readouterr().err
+    Path("b").write_text(shard(2, 2, ["p", "q"], ["q"]))
+    assert 0 == merge.main(["a", "b"])

@@ -50,6 +50,13 @@ def test_path_of_the_store_is_from_conf_py_or_from_where_it_is_typed(
     site, other = two
     assert (site.root / "store" / "seconds").is_dir()
     assert not (site.root / ".jupyter_cache" / "workercheck").exists()
+    page = site.root / "html" / "one.html"
+    written = page.stat().st_mtime_ns
+    # Another path writes no page again, as a setting does that pages depend on.
+    cached(site, "-D", "workercheck_store=elsewhere", "-D", "workercheck_jobs=1")
+    assert written == page.stat().st_mtime_ns
+    cached(site, "-D", "workercheck_timeout=99")
+    assert written < page.stat().st_mtime_ns
     # Merged by copying files.
     shutil.copytree(site.root / "store", other.root / "kept", dirs_exist_ok=True)
     assert {"one": True, "two": True} == cached(other, "-D", "workercheck_store=kept")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,7 +29,8 @@ class Execution:
     screen
         Where a person reads of it.
     engine
-        What runs them, as `run_pages` does.
+        What runs them, None for this machine: called with the pages and, as those of `run_pages`,
+        *has_failed*, *finished* and *progress*.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class Execution:
         cache: PageCache,
         jobs: int,
         screen: Screen,
-        engine: Callable[..., None] = run_pages,
+        engine: Callable[..., None] | None = None,
     ) -> None:
         self._cache = cache
         # One more than cores: a page waits for a quarter of its time.
@@ -110,13 +112,14 @@ class Execution:
             progress.finished(run, f"FAILED ({failures})" if failures else "ok")
 
         try:
-            self._engine(
+            engine = self._engine or functools.partial(
+                run_pages, jobs=jobs, collided=progress.collided
+            )
+            engine(
                 schedule.order(pages, known),
-                jobs=jobs,
                 has_failed=rules.has_failed,
                 finished=finished,
                 progress=progress.underway,
-                collided=progress.collided,
             )
         finally:
             progress.close()

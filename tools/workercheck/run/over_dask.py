@@ -12,7 +12,7 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,14 @@ import psutil
 from workercheck.evidence import records as ev
 from workercheck.run.environment import Environment, environment
 from workercheck.run.page import Page
-from workercheck.run.side_by_side import Run, Underway, run_pages
+from workercheck.run.side_by_side import IN_COMPANY, Run, Underway, run_pages
 
 _TICK = 1.0
+
+_PATIENCE = 30.0
+"""Seconds in which a scheduler that is there answers."""
+
+_GONE = "the scheduler of the Dask cluster is gone; pages that had passed are kept"
 
 
 class ClusterError(Exception):
@@ -47,20 +52,27 @@ class Cluster:
     Raises
     ------
     ClusterError
-        If there is no scheduler, it has no workers, or one of them has another environment.
-        Later, if the scheduler is gone.
+        If there is no scheduler, it has no workers, or one of them has another environment or
+        no folder of the pages. Later, if the scheduler is gone.
     """
 
     def __init__(self, address: str, base: Path, known: Environment) -> None:
         self._base = base
         self._key = known.key
         try:
-            self._client = distributed.Client(address, timeout="20s", set_as_default=False)
+            self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError) as exc:
             raise ClusterError(f"no scheduler of Dask answers at {address}") from exc
         answers = self._client.run(_describe, base, on_error="return")
         if not answers:
             raise ClusterError(f"the scheduler at {address} has no workers")
+        without = [worker for worker, told in answers.items() if told is None]
+        if without:
+            raise ClusterError(
+                f"workers without the folder of the pages, {base}: {', '.join(without)}. Let them "
+                "share a file system with the build, on which it has this path, or run "
+                "workercheck execute --shard on each machine"
+            )
         refused = [
             f"{worker} ({why})"
             for worker, told in answers.items()
@@ -84,11 +96,9 @@ class Cluster:
         self,
         pages: Sequence[Page],
         *,
-        jobs: int,
         has_failed: Callable[[Page, list[ev.Event]], bool],
         finished: Callable[[Run], None],
         progress: Callable[[Sequence[Underway]], None] = lambda _: None,
-        collided: Callable[[Page, Mapping[str, Sequence[str]]], None] = lambda _page, _files: None,
     ) -> None:
         """Execute pages as `workercheck.run.side_by_side.run_pages` does, on the workers."""
         together = [page for page in pages if not page.exclusive]
@@ -117,27 +127,25 @@ class Cluster:
             for number, page in enumerate(pages)
         }
         started: dict[str, Underway] = {}
-        try:
-            while left:
-                done = self._done(list(left))
-                for future in done:
-                    page = left.pop(future)
-                    started.pop(future.key, None)
-                    finished(_result(page, future))
-                at_work = self._at_work()
-                for future, page in left.items():
-                    if future.key in at_work:
-                        started.setdefault(future.key, Underway(page, time.monotonic()))
-                progress(list(started.values()))
-        finally:
-            self._client.cancel(list(left))
+        while left:
+            for future in self._done(list(left)):
+                page = left.pop(future)
+                started.pop(future.key, None)
+                finished(_result(page, future))
+            at_work = self._at_work()
+            for future, page in left.items():
+                if future.key in at_work:
+                    started.setdefault(future.key, Underway(page, time.monotonic()))
+            progress(list(started.values()))
 
     def _at_work(self) -> set[str]:
         """Return the keys of the tasks that workers have."""
+        ask = self._client.scheduler.processing
         try:
-            return {key for keys in self._client.processing().values() for key in keys}
-        except OSError as exc:
-            raise ClusterError("the scheduler of the Dask cluster is gone") from exc
+            told = self._client.sync(ask, workers=None, callback_timeout=_PATIENCE)
+        except OSError as exc:  # a timeout is one
+            raise ClusterError(_GONE) from exc
+        return {key for keys in told.values() for key in keys}
 
     def _done(self, futures: Sequence[Any]) -> Sequence[Any]:
         """Return those that are over, after a while none."""
@@ -146,6 +154,8 @@ class Cluster:
                 return list(distributed.wait(futures, _TICK, "FIRST_COMPLETED").done)
         except distributed.TimeoutError:
             return []
+        except distributed.CancelledError as exc:  # nobody but a lost connection cancels them
+            raise ClusterError(_GONE) from exc
 
 
 def _result(page: Page, future: Any) -> Run:
@@ -174,12 +184,14 @@ def _run(
     """Run one page in a worker, until it is over or nobody wants it any more."""
     worker = distributed.get_worker()
     task = worker.get_current_task()
-    if not _is_environment_of(base, key):  # it joined later
+    if _environment(base).key != key:  # it joined later
         raise ClusterError("its environment is not that of the build")
 
     def stop_if_unwanted(_: Sequence[Underway]) -> None:
         known = worker.state.tasks.get(task)
-        if known is None or known.state in ("cancelled", "released", "forgotten"):
+        is_unwanted = known is None or known.state in ("cancelled", "released", "forgotten")
+        # Without its scheduler, a worker ends.
+        if is_unwanted or worker.status.name in ("closing", "closed", "failed"):
             for running in asyncio.all_tasks():
                 running.cancel()
 
@@ -190,7 +202,7 @@ def _run(
         has_failed=has_failed,
         finished=runs.append,
         progress=stop_if_unwanted,
-        environ=_without_nanny(worker),
+        environ={**({} if page.exclusive else IN_COMPANY), **_without_nanny(worker)},
     )
     return dc.replace(runs[0], machine=platform.node())
 
@@ -208,23 +220,23 @@ def _without_nanny(worker: Any) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in added}
 
 
-@functools.cache
-def _is_environment_of(base: Path, key: str) -> bool:
-    # By the build's key too: packages may be renewed during the life of a worker.
-    return environment(base).key == key
+_environment = functools.cache(environment)
 
 
-def _describe(base: Path) -> tuple[Environment, bool]:
-    return environment(base), base.is_dir()
+def _describe(base: Path) -> Environment | None:
+    """Return the environment of a worker, None where the folder of the pages is not there."""
+    if not base.is_dir():
+        return None
+    # Anew for each build: packages may be renewed during the life of a worker.
+    _environment.cache_clear()
+    return _environment(base)
 
 
 def _differs(told: Any, known: Environment) -> str:
     """Say in what a worker's environment is another one, empty where it is the same."""
     if isinstance(told, BaseException):
         return f"it cannot tell of it: {type(told).__name__}: {told}"
-    own, has_pages = told
-    if not has_pages:
-        return "it has no folder of the pages under the path of the build"
+    own: Environment = told
     differences = []
     if own.python != known.python:
         differences.append(f"Python {own.python}, not {known.python}")

@@ -28,7 +28,7 @@ from workercheck.run.page import Cell, Page
 
 _TICK = 1.0
 
-_IN_COMPANY = {"OPENBLAS_THREAD_TIMEOUT": "4"}
+IN_COMPANY = {"OPENBLAS_THREAD_TIMEOUT": "4"}
 """What the kernels of pages that run side by side get, where it is not set.
 
 Threads of OpenBLAS that wait for work do so by spinning, and take the cores from other pages. With
@@ -206,14 +206,14 @@ class _Runner:
     async def _run_in_company(self, page: Page) -> None:
         async with self.slots:
             if page.in_temp:
-                self.finished(await self._run(page, _IN_COMPANY))
+                self.finished(await self._run(page, IN_COMPANY))
                 return
             company = Company(page)
             for other in self.companies:
                 company.meets(other)
             self.companies.append(company)
             try:
-                run = await self._run(page, _IN_COMPANY)
+                run = await self._run(page, IN_COMPANY)
             finally:
                 self.companies.remove(company)
             if files := company.collisions():

@@ -16,12 +16,13 @@ from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from workercheck.fronts.commands import output
+from workercheck.fronts.sphinx import domain
 from workercheck.fronts.sphinx.execution import Execution
 from workercheck.fronts.sphinx.site_report import SiteReport
 from workercheck.report.record import Report, Shard
-from workercheck.run.environment import Environment, environment
 
 if TYPE_CHECKING:
+    from workercheck.run.environment import Environment
     from workercheck.run.over_dask import Cluster
 
 
@@ -104,7 +105,7 @@ def _execute(options: argparse.Namespace) -> Report:
         )
         if "workercheck" not in app.extensions:
             raise SphinxError(f"{source / 'conf.py'}: workercheck is not in the extensions.")
-        known = environment(Path(app.srcdir))
+        known = domain.of(app.env).environment
         execution = Execution(app, known.key)
         app.env.find_files(app.config, app.builder)
         with _cluster(options.dask, Path(app.srcdir), known) as cluster:

@@ -10,6 +10,7 @@ from sphinx.domains import Domain
 from workercheck.fronts.sphinx.handover import Handover
 from workercheck.judge.finding import Finding
 from workercheck.report.record import PageReport
+from workercheck.run.environment import Environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +38,11 @@ class WorkercheckDomain(Domain):
     initial_data: ClassVar[dict[str, Any]] = {"records": {}, "findings": {}, "key": ""}
     data_version = 1
 
+    # Of this build, and no part of what is kept.
     handover: Handover
-    """The runs of this build, which is no part of what is kept."""
+    """The runs of this build."""
+    environment: Environment
+    """What the pages of this build run with."""
 
     @property
     def records(self) -> dict[str, PageRecord]:

@@ -23,7 +23,7 @@ from workercheck.report.record import PageReport
 from workercheck.run import reading, schedule
 from workercheck.run.page import Page
 from workercheck.run.reading import NoKernelError, PageError
-from workercheck.run.side_by_side import Run, run_pages
+from workercheck.run.side_by_side import Run
 from workercheck.run.store import PageCache
 
 if TYPE_CHECKING:
@@ -105,14 +105,16 @@ class Execution:
             del self.records[docname]
         pages = [page for page in pages if page.docname in mine]
         app = self._app
-        engine = run_pages if cluster is None else cluster.run_pages
         asked = app.config.workercheck_jobs or (app.parallel if app.parallel > 1 else 0)
         timeout = app.config.workercheck_timeout
         # With -v, other messages would cut a line that is drawn anew.
         screen = Screen(_write, is_live=app.verbosity < 1 and is_terminal(sys.stdout))
         try:
             execution.Execution(
-                self._cache, asked if cluster is None else cluster.slots, screen, engine
+                self._cache,
+                asked if cluster is None else cluster.slots,
+                screen,
+                None if cluster is None else cluster.run_pages,
             ).execute(
                 [page.with_timeout(timeout) for page in pages] if timeout else pages,
                 {docname: record.report for docname, record in self.records.items()},

@@ -58,7 +58,8 @@ class Check:
             self.execution = Execution(app, self.environment.key)
         except OSError as exc:
             raise files.unwritable(exc) from exc
-        domain.of(app.env).handover = self.execution.handover
+        known = domain.of(app.env)
+        known.handover, known.environment = self.execution.handover, self.environment
         self.report = SiteReport(app, self.environment, self.execution.records)
 
     def on_env_get_outdated(

@@ -50,15 +50,18 @@ SETTINGS: Mapping[str, tuple[object, Callable[[object], bool], str]] = {
 }
 """Each setting with its default, its check, and what is allowed in words."""
 
+_CHANGES_NO_PAGE = ("workercheck_jobs", "workercheck_store")
+"""Settings for which Sphinx need not write the pages again."""
+
 
 def register(app: Sphinx) -> None:
     """Tell Sphinx of the settings.
 
-    "html": they are part of ``.buildinfo``, which so tells whether this extension was on. Of any
-    type, for Sphinx only warns of a wrong one, and builds with it.
+    "html": such settings are part of ``.buildinfo``, which so tells whether this extension was on.
+    Of any type, for Sphinx only warns of a wrong one, and builds with it.
     """
     for name, (default, _, _) in SETTINGS.items():
-        app.add_config_value(name, default, "html", Any)
+        app.add_config_value(name, default, "" if name in _CHANGES_NO_PAGE else "html", Any)
 
 
 def check(config: Config, installed: Collection[str]) -> None:
