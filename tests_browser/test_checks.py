@@ -1,9 +1,11 @@
 """Each check turns down a page with the fault it is for, and passes the page without it."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import serve
+from playwright.sync_api import TimeoutError
 
 HEALTHY = Path(__file__).with_name("healthy.html").read_text()
 
@@ -219,3 +221,33 @@ def test_plot_follows_the_theme_and_back(open_text):
     for _ in range(3):
         assert page.plots() == []
         page.switch_theme()
+
+
+def point_is_read(page):
+    """Move the mouse to the first point of the plot; return whether its numbers are shown."""
+    x, y = page.page.evaluate(
+        """() => {
+          const root = document.querySelector("[data-root-id]");
+          root.scrollIntoView({ block: "center", behavior: "instant" });
+          const all = (view) => [view, ...(view.child_views ?? []).flatMap(all)];
+          const views = all(Bokeh.index[root.dataset.rootId]);
+          const figure = views.find((one) => one.model.type === "Figure");
+          const { left, top } = figure.canvas_view.events_el.getBoundingClientRect();
+          return [left + figure.frame.x_scale.compute(0), top + figure.frame.y_scale.compute(0)];
+        }"""
+    )
+    page.page.mouse.move(x - 20, y)
+    page.page.mouse.move(x, y, steps=5)
+    with suppress(TimeoutError):
+        page.page.get_by_text("y: 0", exact=True).first.wait_for(timeout=2_000)
+        return page.page.get_by_text("x: 0", exact=True).first.is_visible()
+    return False
+
+
+def test_pointer_reads_the_numbers_of_a_point(open_text):
+    assert point_is_read(open_text(HEALTHY))
+
+
+def test_pointer_reads_nothing_without_the_script(open_text):
+    text = HEALTHY.replace('<script defer src="_static/plots.js"></script>', "")
+    assert not point_is_read(open_text(text))

@@ -1,5 +1,6 @@
 /* Draw plots and sliders in the page's own colours, light or dark, follow a change, name the
- * sliders, and let the page be scrolled where a plot lies in the way.
+ * sliders, show the numbers under the pointer, and let the page be scrolled where a plot lies in
+ * the way.
  *
  * bokeh and plotly draw in the browser, so this can be done after the fact, on
  * the finished plots. Only the paper, axes, grid and text change, and lines in black,
@@ -95,6 +96,30 @@
     if (matchMedia("(pointer: coarse)").matches) toolbar.active_drag = null;
   }
 
+  /* The numbers under the pointer: those of the nearest point, or of a picture at this place. */
+  function readOut(figure) {
+    const HoverTool = window.Bokeh.Models.get("HoverTool");
+    const [images, points, lines] = ["Image", "Scatter", "Line"].map((type) =>
+      figure.renderers.filter(({ glyph }) => glyph?.type === type));
+    // Of one kind only: a point of a line under a dot would be shown twice.
+    const renderers = [images, points, lines].find((some) => some.length);
+    if (!renderers) return;
+    const { glyph } = renderers[0];
+    const numbers = images.length ? "$" : "$snap_";
+    const place = (name, [axis]) =>
+      axis?.type === "CategoricalAxis"
+        ? [axis.axis_label, `@{${glyph[name].field}}`]
+        : [axis?.axis_label || name, `${numbers}${name}{%.4g}`];
+    const rows = [place("x", figure.below), place("y", figure.left)];
+    if (images.length) rows.push(["value", `@{${glyph.image.field}}{%.4g}`]);
+    // As text of our own: the names in a table of Bokeh's are hard to read.
+    const escape = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+    const tooltips = rows.map(([name, value]) => `<div>${name ? `${escape(name)}: ` : ""}${value}</div>`).join("");
+    const formatters = Object.fromEntries(rows.map(([, value]) => [value.replace("{%.4g}", ""), "printf"]));
+    const hover = new HoverTool({ renderers, tooltips, formatters, visible: false });
+    figure.toolbar.tools = [...figure.toolbar.tools, hover];
+  }
+
   // -- plotly -------------------------------------------------------------------
 
   function paintPlotly(div, { paper, ink, grid }) {
@@ -147,6 +172,7 @@
           colourSliders(view);
         });
         modelsOf(doc).filter((model) => model.type === "Toolbar").forEach(letScroll);
+        modelsOf(doc).filter((model) => model.type === "Figure").forEach(readOut);
       }
       once(doc, paintBokeh);
     }
