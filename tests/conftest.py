@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 # Whoever runs the tests in the background has SIGINT ignored, and what they start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
+FAULTS = sorted((ROOT / "tests" / "faults").glob("*.md"))
+HEALTHY = sorted((ROOT / "tests" / "healthy").glob("*.md"))
 GATE = ROOT / "tools" / "check_workers.py"
 HEADER = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
 
@@ -36,6 +39,11 @@ with ProcessPoolExecutor(1, mp_context=context) as executor:
     future = executor.submit(area, 2)
 """
 PASSES = "print(6 * 7)"
+
+
+def front_matter(path: Path) -> dict[str, Any]:
+    """Return the header of a page."""
+    return yaml.safe_load(path.read_text().split("---\n")[1])
 
 
 @dc.dataclass

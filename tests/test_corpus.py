@@ -11,17 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import Build, Site
+from conftest import FAULTS, HEALTHY, Build, Site, front_matter
 from packaging.specifiers import SpecifierSet
-
-HERE = Path(__file__).parent
-FAULTS = sorted((HERE / "faults").glob("*.md"))
-HEALTHY = sorted((HERE / "healthy").glob("*.md"))
-
-
-def front_matter(path: Path) -> dict:
-    return yaml.safe_load(path.read_text().split("---\n")[1])
 
 
 def runs_here(path: Path) -> bool:

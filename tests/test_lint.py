@@ -17,15 +17,12 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 import yaml
-from conftest import HEADER, ROOT
+from conftest import FAULTS, HEADER, HEALTHY, ROOT, front_matter
 from workercheck.fronts.commands import lint as command
 from workercheck.fronts.commands.output import FORMATS
 from workercheck.judge.finding import FINDING_KINDS, MEANINGS
 from workercheck.lint.cells import Code, script
 from workercheck.lint.follow import check
-
-FAULTS = sorted((ROOT / "tests" / "faults").glob("*.md"))
-HEALTHY = sorted((ROOT / "tests" / "healthy").glob("*.md"))
 
 START = """
 import functools
@@ -483,10 +480,6 @@ def test_script_that_expects_it(text: str) -> None:
 
 
 # -- The corpora ------------------------------------------------------------------
-
-
-def front_matter(path: Path) -> dict:
-    return yaml.safe_load(path.read_text().split("---\n")[1])
 
 
 @pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)

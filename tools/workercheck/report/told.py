@@ -9,18 +9,9 @@ from workercheck.evidence import records as ev
 from workercheck.judge.finding import Finding
 from workercheck.judge.steps import HandOut
 from workercheck.report.record import PageReport, Report
+from workercheck.run.watch import FAILURES
 
-_DECIDES = (
-    ev.LoadFailed,
-    ev.PickleFailed,
-    ev.PoolBroken,
-    ev.Exited,
-    ev.EndedAtWork,
-    ev.Raised,
-    ev.Unseen,
-    ev.Unfinished,
-    ev.MarkedTest,
-)
+_DECIDES = (*FAILURES, ev.Unseen, ev.Unfinished, ev.MarkedTest)
 """The events that a finding about a test begins with."""
 
 

@@ -21,7 +21,7 @@ POLL = 0.2
 """Seconds between two looks at the evidence."""
 
 _SCAN = 1.0
-_FAILURES = (
+FAILURES = (
     ev.LoadFailed,
     ev.PickleFailed,
     ev.PoolBroken,
@@ -89,7 +89,7 @@ class Watch:
         self.tree.learn(new)
         self._unwatched.learn(new)
         for event in new:
-            if isinstance(event, _FAILURES):
+            if isinstance(event, FAILURES):
                 self._may_have_failed = True
                 if self.failed_at is not None:
                     child = event.child if isinstance(event, ev.Exited) else event.pid
