@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DOING = "doing"
 SENT = "sent"
 
-LOADING, WORKING = 1, 2  # 0: neither
+IDLE, LOADING, WORKING = 0, 1, 2
 
 DOING_HEAD = Struct("<B7xQ")
 """What the process does, and the fingerprint of the message; the message's first bytes follow."""
