@@ -12,12 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
 # Whoever runs the tests in the background has SIGINT ignored, and what they start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A machine of a CI may stand still for longer than any example of a property takes.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
 FAULTS = sorted((ROOT / "tests" / "faults").glob("*.md"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import Site
 from runs import execute, page
@@ -27,6 +28,22 @@ def test_output_of_a_cell_is_kept_up_to_a_limit_and_the_cut_is_said(tmp_path: Pa
     assert "x" * 99 + "\n" == printed[:100]
     assert 1_000_000 == len(printed.removesuffix(NOTE).rstrip("\n")) + 1
     assert "y" * 999_999 + "\n" == texts(run, 1)  # just as long as may be
+
+
+def test_cut_keeps_an_empty_line_at_which_a_message_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kernel sends what a cell prints whenever it has the time, in the middle of a line, too."""
+    monkeypatch.setattr(outputs, "PRINTED", 6)
+    client = outputs.BoundedClient(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell()]))
+    client.clear_before_next_output = False
+    outs: list[nbformat.NotebookNode] = []
+    for text in ("one", "\ntwo\n"):
+        content = {"name": "stdout", "text": text}
+        head = {"header": {"msg_type": "stream"}, "parent_header": {"msg_id": "1"}}
+        client.output(outs, {"msg_type": "stream", "content": content, **head}, None, 0)
+    printed = "".join(out["text"] for out in outs)
+    assert printed.startswith("one\ntw\nworkercheck cut")
 
 
 def test_output_that_is_drawn_anew_counts_once(tmp_path: Path) -> None:

@@ -223,3 +223,17 @@ def test_readme_leads_to_a_red_script(dist: Path, tmp_path: Path) -> None:
     assert "areas.py:5: " in done.stderr
     done = run(tmp_path, *re.search(r"`(workercheck lint areas.py)`", README)[1].split(), PATH=path)
     assert (1, True) == (done.returncode, "areas.py:5: " in done.stdout)
+
+
+def test_readme_leads_to_a_red_page(tmp_path: Path) -> None:
+    (page,) = re.findall(r"````md\n(.*?)````", README, re.DOTALL)
+    (conf,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    command = re.search(r"`sphinx-build (docs html)` exits with 1", README)[1]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(page)
+    (tmp_path / "docs" / "conf.py").write_text(conf)
+    done = run(tmp_path, sys.executable, "-m", "sphinx", *command.split())
+    # Before Python 3.14, a worker on Linux is a copy of the page.
+    assert (sys.version_info >= (3, 14)) == done.returncode, done.stderr
+    if done.returncode:
+        assert "index.md:9: a worker could not unpickle __main__.area" in done.stderr

@@ -50,7 +50,7 @@ class BoundedClient(NotebookClient):
             "header": {**msg["header"], "msg_type": "stream"},
             "content": {
                 "name": content.get("name", "stderr"),
-                "text": f"{text}\n{note}\n".lstrip("\n"),
+                "text": f"{text}\n{note}\n" if text else f"{note}\n",
             },
         }
 
