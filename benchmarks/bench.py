@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "source" / "explanation" / "bench
 SITUATIONS = ("cold", "nothing changed", "one page changed", "only the caches kept")
 GROWTH = (10, 50, 200)
 MACHINES = (1, 2, 4)
-SLEEPING = (200, 2.0)
+SLEEPING = (200, 8.0)
 """How many pages the machines share, and how many seconds each one sleeps."""
 
 

@@ -7,15 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+JOBS = "4"
+"""How many pages each machine runs at once."""
+
 
 def main(site: Path, folder: Path, machines: int) -> int:
-    """Execute each page in one of the shards, one page at a time; 1 if a page failed."""
+    """Execute each page in one of the shards; 1 if a page failed."""
     running = []
     for number in range(1, machines + 1):
         place = folder / f"machine{number}"
         shutil.copytree(site, place / "docs")
         command = [sys.executable, "-m", "workercheck", "execute", "docs", "--store", "store"]
-        shard = ["--shard", f"{number}/{machines}", "--jobs", "1"]
+        shard = ["--shard", f"{number}/{machines}", "--jobs", JOBS]
         running.append(subprocess.Popen([*command, *shard], cwd=place))
     return max(process.wait() for process in running)
 

@@ -154,7 +154,7 @@ class Cluster:
                 return list(distributed.wait(futures, _TICK, "FIRST_COMPLETED").done)
         except distributed.TimeoutError:
             return []
-        except distributed.CancelledError as exc:  # nobody but a lost connection cancels them
+        except distributed.CancelledError as exc:  # only a lost connection cancels futures
             raise ClusterError(_GONE) from exc
 
 
@@ -164,6 +164,8 @@ def _result(page: Page, future: Any) -> Run:
         found: Run = future.result()
     except distributed.KilledWorker:
         why = "the workers of the Dask cluster that ran the page died, one after another"
+    except distributed.CancelledError as exc:
+        raise ClusterError(_GONE) from exc
     except Exception as exc:
         why = f"a worker of the Dask cluster could not run the page: {type(exc).__name__}: {exc}"
     else:
