@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 import yaml
+from preloaded import Preloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Whoever runs the tests in the background has SIGINT ignored, and what they start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -76,6 +80,8 @@ class Site:
     """A folder with ``conf.py`` and pages, as another project would have it."""
 
     root: Path
+    preloaded: Preloaded | None = None
+    """Builds with it where no variables of the environment are given: those bear on imports."""
 
     def __post_init__(self) -> None:
         self.source.mkdir(parents=True)
@@ -104,8 +110,12 @@ class Site:
         if not (self.source / "index.md").exists():
             self.write("index", text="# Index\n\n```{toctree}\n:glob:\n\n*\n```\n")
         started = time.monotonic()
+        arguments = ["-b", "html", *options, "source", "html"]
+        if self.preloaded is not None and env is None:
+            status, log = self.preloaded.build(arguments, self.root)
+            return Build(outdir, status, log, time.monotonic() - started)
         done = subprocess.run(
-            [sys.executable, "-m", "sphinx", "-b", "html", *options, "source", "html"],
+            [sys.executable, "-m", "sphinx", *arguments],
             cwd=self.root,
             env=os.environ | (env or {}),
             stdin=subprocess.DEVNULL,
@@ -148,7 +158,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{executor:24} {row['passed']:3} of {total}")
 
 
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded | None]:
+    """A process that has imported Sphinx; None where there is no Linux."""
+    process = Preloaded() if sys.platform == "linux" else None
+    yield process
+    if process is not None:
+        process.close()
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
+def site(tmp_path: Path, preloaded: Preloaded | None) -> Site:
     """An empty site."""
-    return Site(tmp_path)
+    return Site(tmp_path, preloaded)

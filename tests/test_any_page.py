@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HEADER, Build, Site, gate
+from preloaded import Preloaded
 
 CELL = "# Page\n\n```{code-cell}\n6 * 7\n```\n"
 
@@ -34,10 +35,10 @@ ODD = {
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def odd(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded | None) -> Build:
     """One build of all of them, from a folder beside the linked one."""
     root = tmp_path_factory.mktemp("project")
-    site = Site(root / "docs")
+    site = Site(root / "docs", preloaded)
     for name, text in ODD.items():
         site.write(name, text=text)
     (site.source / "latin-1.md").write_bytes((HEADER + "# Café\n\n" + CELL).encode("latin-1"))
@@ -98,9 +99,9 @@ def test_page_with_an_empty_cell_is_no_failure(odd: Build) -> None:
 
 
 @pytest.fixture(scope="module")
-def inline(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def inline(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded | None) -> Site:
     """A page that shows the value of an expression at two places of its text."""
-    site = Site(tmp_path_factory.mktemp("inline"))
+    site = Site(tmp_path_factory.mktemp("inline"), preloaded)
     site.write(
         "page",
         text=header("mystnb:\n  execution_mode: inline")

@@ -10,19 +10,20 @@ from xml.etree import ElementTree
 
 import pytest
 from conftest import Build, Site, gate
+from preloaded import Preloaded
 
 
 @pytest.fixture(scope="module")
-def green(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    site = Site(tmp_path_factory.mktemp("green"))
+def green(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded | None) -> Build:
+    site = Site(tmp_path_factory.mktemp("green"), preloaded)
     site.write("page", "print(6 * 7)")
     site.write("prose", text="# Prose\n\n````md\n```{code-cell}\nquoted\n```\n````\n")
     return site.build()
 
 
 @pytest.fixture(scope="module")
-def red(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    site = Site(tmp_path_factory.mktemp("red"))
+def red(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded | None) -> Build:
+    site = Site(tmp_path_factory.mktemp("red"), preloaded)
     site.write("page", "1 / 0")
     return site.build()
 
@@ -111,16 +112,14 @@ def test_code_cell_on_a_page_that_the_report_does_not_mention(outdir: Path) -> N
     cannot_tell(outdir, "other.md.txt:3: a code-cell")
 
 
-def test_extension_taken_out(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_extension_taken_out(site: Site) -> None:
     site.write("page", "print(6 * 7)")
     assert 0 == gate(site.build().outdir).returncode
     site.conf('extensions = ["myst_nb"]\n')
     cannot_tell(site.build().outdir, "taken out of conf.py")
 
 
-def test_nothing_executed(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_nothing_executed(site: Site) -> None:
     site.conf(
         'extensions = ["myst_nb", "workercheck"]\nnb_execution_mode = "off"\n'
         'workercheck_allow_unexecuted = ["*"]\n'
@@ -131,14 +130,12 @@ def test_nothing_executed(tmp_path: Path) -> None:
     cannot_tell(build.outdir, "no page was executed")
 
 
-def test_site_without_code(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_site_without_code(site: Site) -> None:
     site.write("page", text="# Page\n")
     cannot_tell(site.build().outdir, "no page was executed")
 
 
-def test_build_that_broke_off_is_not_judged(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_build_that_broke_off_is_not_judged(site: Site) -> None:
     site.write("page", "print(6 * 7)")
     site.build()
     site.conf(
