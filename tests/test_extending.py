@@ -42,8 +42,8 @@ def clone(tmp_path: Path) -> Path:
     for name in ("tools/workercheck", "docs/source"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "tests").mkdir()
-    for name in ("conftest", "test_corpus", "test_lint", "test_reference"):
-        shutil.copy(ROOT / "tests" / f"{name}.py", tmp_path / "tests")
+    for path in (ROOT / "tests").glob("*.py"):
+        shutil.copy(path, tmp_path / "tests")
     return tmp_path
 
 
