@@ -20,8 +20,8 @@ EXTENSIONS = ("myst_nb.sphinx_ext", "workercheck.fronts.sphinx.extension")
 class Preloaded:
     """The process, and the way to have it build."""
 
-    def __init__(self) -> None:
-        self._start()
+    process: subprocess.Popen[bytes] | None = None
+    """Started for the first build."""
 
     def _start(self) -> None:
         self.connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -36,6 +36,8 @@ class Preloaded:
     def build(self, arguments: list[str], cwd: Path) -> tuple[int, str]:
         """Run ``sphinx-build`` with the environment as it is; give its exit status and output."""
         request = {"arguments": arguments, "cwd": str(cwd), "environ": dict(os.environ)}
+        if self.process is None:
+            self._start()
         try:
             reading, writing = os.pipe()
             # Ends with the last process that writes there, as with `subprocess.run`.
@@ -47,16 +49,17 @@ class Preloaded:
                 log = output.read()
             return int(self.connection.recv(16)), log
         except BaseException:  # such as a test that takes too long
-            self.connection.close()
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self._start()
+            if self.process is not None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.close()
             raise
 
     def close(self) -> None:
         """End the process."""
-        self.connection.close()
-        self.process.wait()
+        if self.process is not None:
+            self.connection.close()
+            self.process.wait()
+            self.process = None
 
 
 def next_build(connection: socket.socket) -> dict | None:
