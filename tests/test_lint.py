@@ -688,6 +688,7 @@ BAD = {
     ),
     "cut.ipynb": (b'{"cells": [', "cut.ipynb:1: cannot be read as a notebook"),
     "nothing.py": (None, "nothing.py: No such file or directory."),
+    "quoting.md": (b"```{code-cell}\n1\n```\n", "quoting.md:1: it is no notebook: its header does"),
     "notes.txt": (b"", "notes.txt: the file is neither a page nor a script."),
 }
 
@@ -706,6 +707,11 @@ def test_file_that_cannot_be_read_is_named_and_the_others_are_read(
     assert err.startswith(message), err
     assert 1 == err.count("\n")
     assert "1 file with code read, 1 failed" in out
+
+
+def test_text_that_quotes_code_cells_is_passed_over_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "quoting.md").write_bytes(BAD["quoting.md"][0] or b"")
+    assert 0 == command.main([str(tmp_path)])
 
 
 @pytest.mark.parametrize(

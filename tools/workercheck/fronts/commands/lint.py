@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     problems: list[str] = []
     for path in _files(options.paths):
         try:
-            found = _lint(path)
+            found = _lint(path, is_named=path in options.paths)
         except _UnreadableError as exc:
             problems.append(str(exc))
         else:
@@ -87,7 +87,7 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield Path(parent, file)
 
 
-def _lint(path: Path) -> list[Finding] | None:
+def _lint(path: Path, *, is_named: bool = False) -> list[Finding] | None:
     """Return the findings about a file, None where it has no code."""
     if path.suffix not in (_SCRIPT, *_PAGES):
         raise _UnreadableError(
@@ -98,7 +98,7 @@ def _lint(path: Path) -> list[Finding] | None:
         data = path.read_bytes()
         if path.suffix == _SCRIPT:
             return check([script(_decoded(data))], is_script=True)
-        codes = _cells(name, path, data.decode("utf-8-sig"))
+        codes = _cells(name, path, data.decode("utf-8-sig"), is_named=is_named)
         return check(codes, is_script=False) if codes else None
     except OSError as exc:
         raise _UnreadableError(f"{name}: {exc.strerror}.") from exc
@@ -115,8 +115,11 @@ def _decoded(data: bytes) -> str:
     return io.TextIOWrapper(io.BytesIO(data), encoding).read()
 
 
-def _cells(name: str, path: Path, text: str) -> list[Code]:
-    """Return the code cells of a page, none where it is no notebook or nobody executes it."""
+def _cells(name: str, path: Path, text: str, *, is_named: bool) -> list[Code]:
+    """Return the code cells of a page, none where nobody executes it.
+
+    A text in a folder may quote code cells; one that is named is meant to be a notebook.
+    """
     if path.suffix != ".ipynb" and "{code-cell}" not in text:
         return []
     if why := extra.missing("read pages"):
@@ -127,5 +130,7 @@ def _cells(name: str, path: Path, text: str) -> list[Code]:
     try:
         return read_cells.read(path, text)
     except read_cells.PageError as exc:
+        if isinstance(exc, read_cells.NoNotebookError) and not is_named:
+            return []
         place = f"{name}:{exc.line}" if exc.line else name
         raise _UnreadableError(" ".join(f"{place}: {exc}. {exc.hint}".split())) from exc

@@ -5,27 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from workercheck.fronts.commands import read_page
+from workercheck.fronts.commands.read_page import NoNotebookError
 from workercheck.lint.cells import Code
 from workercheck.run import reading
 from workercheck.run.code_cells import begins_of, numbers_of
 from workercheck.run.page import Cell
 from workercheck.run.reading import PageError
 
-__all__ = ["PageError", "read"]
+__all__ = ["NoNotebookError", "PageError", "read"]
 
 
 def read(path: Path, text: str) -> list[Code]:
-    """Return the code cells of a page, none where it is no notebook or nobody executes it.
+    """Return the code cells of a page, none where nobody executes it.
 
     Raises
     ------
+    NoNotebookError
+        If it has no header of a notebook.
     PageError
         If it cannot be read as a notebook.
     """
-    try:
-        notebook = read_page.notebook_of(path, text)
-    except read_page.NoNotebookError:
-        return []
+    notebook = read_page.notebook_of(path, text)
     language = notebook.metadata.get("kernelspec", {}).get("language", "python")
     settings = notebook.metadata.get(read_page.SETTINGS, {})
     if language != "python" or settings.get("execution_mode") in ("off", False):
