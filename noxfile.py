@@ -33,8 +33,9 @@ SITE = "docs/_build/html"
 # runs once more. pytest's summary lists it, and one that fails twice is a failure.
 RERUNS = ("--reruns", "1", "-rR") if os.environ.get("CI") else ()
 
-# Builds wait for kernels half of their time; a file's tests share what they built.
-PYTEST = ("pytest", "-n", "2", "--dist", "loadfile", *RERUNS)
+# Builds wait for kernels half of their time; a file's tests share what they built. Files that hold
+# a slow test begin first (tests/conftest.py), so that no core waits for one of them at the end.
+PYTEST = ("pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *RERUNS)
 
 # The files of tests that start few builds and kernels, or none: what is found in text and events.
 FAST = (
