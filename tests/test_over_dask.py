@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,7 +123,7 @@ def scheduler(folder: Path) -> Iterator[tuple[psutil.Popen, str]]:
     file = folder / "scheduler.json"
     words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
     with program(folder, *SCHEDULER, *words) as process:
-        wait_until(file.exists)
+        wait_until(lambda: file.exists() and file.read_text().endswith("}"))
         yield process, json.loads(file.read_text())["address"]
 
 
@@ -239,6 +240,8 @@ def test_worker_without_the_folder_of_the_pages_is_refused(
     base = tmp_path / "only-here"  # and there neither
     with pytest.raises(over_dask.ClusterError, match=f"without the folder of the pages, {base}: "):
         over_dask.Cluster(cluster.address, base, environment(base))
+    # It would look for its scheduler for as long as this process lives.
+    assert "IO loop" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

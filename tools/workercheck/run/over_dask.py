@@ -63,14 +63,22 @@ class Cluster:
             self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError) as exc:
             raise ClusterError(f"no scheduler of Dask answers at {address}") from exc
-        answers = self._client.run(_describe, base, on_error="return")
+        try:
+            self._check(address, known)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, address: str, known: Environment) -> None:
+        """Refuse workers that would run other pages, or run them otherwise."""
+        answers = self._client.run(_describe, self._base, on_error="return")
         if not answers:
             raise ClusterError(f"the scheduler at {address} has no workers")
         without = [worker for worker, told in answers.items() if told is None]
         if without:
             raise ClusterError(
-                f"workers without the folder of the pages, {base}: {', '.join(without)}. Let them "
-                "share a file system with the build, on which it has this path, or run "
+                f"workers without the folder of the pages, {self._base}: {', '.join(without)}. Let "
+                "them share a file system with the build, on which it has this path, or run "
                 "workercheck execute --shard on each machine"
             )
         refused = [
