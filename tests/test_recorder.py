@@ -140,6 +140,57 @@ def test_forked_child_says_that_it_watches(evidence: Evidence) -> None:
     assert [False, True] == [e.forked for e in evidence.read() if isinstance(e, ev.ProcessStarted)]
 
 
+SLOW_IMPORT = """
+import importlib.abc, multiprocessing, os, signal, sys, threading, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "{module}":
+            begun.set()
+            time.sleep(2)
+
+def send():
+    ours, theirs = multiprocessing.Pipe()
+    ours.send(1)
+    assert theirs.recv() == 1
+    ours.send(Unloadable())
+    try:
+        theirs.recv()
+    except ValueError:
+        pass
+
+class Unloadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+begun = threading.Event()
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=send)
+thread.start()
+begun.wait()
+pid = os.fork()
+if not pid:
+    signal.alarm(10)
+    send()
+    print("forked", flush=True)
+    os._exit(0)
+thread.join()
+assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork here")
+@pytest.mark.parametrize(
+    "module",
+    ["mmap", "pickletools", "workercheck.recorder.mapped", "workercheck.recorder.failure"],
+)
+def test_forked_child_waits_for_no_import_of_another_thread(
+    evidence: Evidence, module: str
+) -> None:
+    code = SLOW_IMPORT.replace("{module}", module)
+    assert "forked\n" == python(code, evidence, "-W", "ignore")
+
+
 def test_death_during_a_load_leaves_its_mark(evidence: Evidence) -> None:
     in_worker = "import os\nif not os.fork():\n    receiver.recv()\nos.wait()"
     python(TRANSPORT.format(message=b"cos\n_exit\n(I3\ntR.") + in_worker, evidence)

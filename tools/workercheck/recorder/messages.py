@@ -224,6 +224,20 @@ def _get_ready() -> None:
         _is_ready = True
 
 
+def import_rest() -> None:
+    """Import whatever this module may need later.
+
+    A child that is forked while another thread imports a module would wait for that thread, which
+    it does not have.
+    """
+    _get_ready()
+    import mmap  # noqa: F401
+    import pickletools  # noqa: F401
+    import traceback  # noqa: F401
+
+    from workercheck.recorder import failure  # noqa: F401
+
+
 def _map_doing() -> None:
     global _doing
     _doing = _mapped.map_doing()

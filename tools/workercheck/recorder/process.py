@@ -38,7 +38,7 @@ def start() -> None:
     try:
         files.start()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_after_fork)
+            os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
         _wait()
         # Not for what the kernel starts.
         question = os.environ.pop(events.QUESTION, "")
@@ -124,6 +124,12 @@ def _say_started(*, forked: bool) -> None:
         executable=sys.executable or "",
         forked=forked,
     )
+
+
+def _before_fork() -> None:
+    messages: Any = sys.modules.get("workercheck.recorder.messages")
+    if messages is not None:
+        events.guarded(messages.import_rest, "the imports before a fork")()
 
 
 def _after_fork() -> None:
