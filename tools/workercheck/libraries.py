@@ -560,6 +560,7 @@ LIBRARIES = (
             "ipyparallel.client.view": (
                 ("DirectView._really_apply", "submit f"),
                 ("LoadBalancedView._really_apply", "submit f"),
+                ("DirectView.execute", "submit f"),  # a text, which has no name
             ),
             "ipyparallel.client.asyncresult": (("AsyncResult.get", "future-asked"),),
             # What a task raises is sent back without a pickle.
@@ -596,8 +597,23 @@ LIBRARIES = (
     Library(
         "pebble",
         modules=("pebble.",),
-        public={"pebble": "pebble.ProcessPool"},
+        public={
+            "pebble.concurrent": "pebble.concurrent",
+            "pebble.asynchronous": "pebble.asynchronous",
+            "pebble": "pebble.ProcessPool",
+        },
         functions={
+            # What the decorators make of a function: each call starts a process, or a thread.
+            "pebble.concurrent.process": (
+                ("_process_wrapper.<locals>.wrapper", "submit function"),
+            ),
+            "pebble.concurrent.thread": (("_thread_wrapper.<locals>.wrapper", "submit function"),),
+            "pebble.asynchronous.process": (
+                ("_process_wrapper.<locals>.wrapper", "loop-future-made function"),
+            ),
+            "pebble.asynchronous.thread": (
+                ("_thread_wrapper.<locals>.wrapper", "loop-future-made function"),
+            ),
             "pebble.pool.process": (
                 ("ProcessPool.schedule", "submit function"),
                 ("ProcessPool.submit", "submit function"),
@@ -622,6 +638,14 @@ LIBRARIES = (
         "mpire",
         modules=("mpire.",),
         public={"mpire": "mpire.WorkerPool"},
+        functions={
+            "mpire.pool": (("WorkerPool.apply_async", "result-returned func"),),
+            "mpire.async_result": (
+                ("AsyncResult._set", "result-set"),
+                ("AsyncResult.get", "result-asked"),
+                ("AsyncResult.successful", "result-asked"),
+            ),
+        },
     ),
     Library(
         "anyio",
@@ -681,11 +705,13 @@ ALWAYS: "Functions" = {
     ),
     "asyncio.base_events": (
         ("BaseEventLoop.create_task", "task-made"),
-        ("BaseEventLoop.run_in_executor", "loop-future-made"),
+        ("BaseEventLoop.run_in_executor", "loop-future-made func"),
         ("BaseEventLoop.call_exception_handler", "never-retrieved"),
     ),
+    "asyncio.futures": (("wrap_future", "loop-future-made future"),),
     "asyncio.tasks": (
-        ("gather", "loop-future-made"),
+        ("gather", "loop-future-made coros_or_futures"),
+        ("shield", "loop-future-made arg"),
         ("run_coroutine_threadsafe", "thread-future-made"),
     ),
     "runpy": (("_get_code_from_file", "file-runs"),),

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from workercheck import libraries
 from workercheck.evidence import records as ev
 
-LOOK = {
+_LOOK = {
     "future": "Ask the future for its result() or its exception().",
     "result": "Ask for the result with get(), or go through all items of the iterator.",
-    "task": "Await the task; for a runner of adaptive, await runner.task.",
+    "task": "Await the task, or ask it for its exception() once it is done.",
     "process": "Read the exitcode of the process after join(), or fix what it runs.",
 }
 
@@ -23,6 +23,21 @@ GONE = (
     "What the message refers to is gone: a manager that was shut down, or shared memory that was "
     "unlinked. Keep it until the work is done."
 )
+
+
+def look(what: str, thing: str | None) -> str | None:
+    """Say how to look at a failure.
+
+    Parameters
+    ----------
+    what
+        ``future``, ``result``, ``task`` or ``process``.
+    thing
+        The function that failed, where it is known.
+    """
+    if what == "task" and (thing or "").startswith(libraries.LEARNERS):
+        return "Await the task of the runner: await runner.task."
+    return _LOOK.get(what)
 
 
 def failed_load(
@@ -122,8 +137,13 @@ def failed_dump(
     """
     name = (thing or "it").rsplit(".", 1)[-1]
     library = libraries.library_of(executor)
-    if is_result:
+    if is_result and is_to_blame:
         return f"Return plain data that pickle can store, instead of {name}."
+    if is_result:
+        return (
+            f"Return plain data: something in {name} cannot be pickled, such as a lock, a file, a "
+            "generator or a lambda."
+        )
     if library is not None and library.by_value:
         return (
             f"Send plain data: something in {name}, or that it refers to, cannot be pickled, such "

@@ -130,7 +130,8 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     kind: FindingKind = "pickle-result" if is_result else "pickle-task"
     is_to_blame = wording.is_named_by(e.message, thing)
     message = (
-        f"a worker could not pickle {what}, and never sent it back ({error})"
+        f"a worker could not pickle {what if is_to_blame else f'something in {what}'}, and never "
+        f"sent it back ({error})"
         if is_result
         else f"{what} could not be pickled, and was never sent ({error})"
         if is_to_blame

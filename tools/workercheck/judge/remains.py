@@ -81,7 +81,7 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
                 cell=work.cell,
                 exception=e.exception,
                 object=thing,
-                hint=hints.LOOK.get(e.what),
+                hint=hints.look(e.what, thing),
             )
         )
     return missed

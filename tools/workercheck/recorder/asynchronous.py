@@ -14,6 +14,7 @@ from workercheck.recorder import events, handles, places
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
@@ -30,10 +31,21 @@ def task_made(frame: FrameType, task: Any) -> None:
     _remember(task, frame, coroutine)
 
 
-def loop_future_made(frame: FrameType, future: Any) -> None:
-    """Note a future of an event loop that the page gets."""
-    if places.is_held_by_reader(_caller(frame)):
-        _remember(future, frame, frame.f_locals.get("func"))
+def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
+    """Make the handler for what returns a future of an event loop, for the work in *argument*.
+
+    A future that stands for another one, such as that of `asyncio.shield`, asks that one for its
+    exception: from then on it is itself the one that somebody has to look at.
+    """
+
+    def handler(frame: FrameType, future: Any) -> None:
+        if not places.is_held_by_reader(_caller(frame)) or future is None:
+            return
+        work = frame.f_locals.get(argument)
+        _, place = _tasks.get(id(work), (None, 0))
+        _remember(future, frame, work, place or handles.place_of(work))
+
+    return handler
 
 
 def thread_future_made(frame: FrameType, future: Any) -> None:
@@ -83,8 +95,8 @@ def _caller(frame: FrameType) -> FrameType | None:
     return caller
 
 
-def _remember(task: Any, frame: FrameType, function: Any) -> None:
-    place = places.place(_caller(frame), "asyncio", function)
+def _remember(task: Any, frame: FrameType, function: Any, place: int = 0) -> None:
+    place = place or places.place(_caller(frame), "asyncio", function)
     key = id(task)
 
     def gone(reference: Any) -> None:

@@ -138,12 +138,19 @@ def message_of(exc: "BaseException") -> str:
         return "<its message cannot be shown>"
 
 
+_METHODS = ("builtin_function_or_method", "method_descriptor", "method-wrapper")
+"""Types of the methods of classes written in C, which tell no module of their own."""
+
+
 def qualified(thing: object) -> "str | None":
     """Return ``module.qualname`` of a function or a class, None for what has no name."""
     module = getattr(thing, "__module__", None)
     name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
     if type(name) is not str:
         return None
+    if type(module) is not str and type(thing).__name__ in _METHODS:
+        owner = getattr(thing, "__objclass__", None) or type(getattr(thing, "__self__", None))
+        module = owner.__module__
     if type(module) is not str:
         # A class may say that it has no module; an exception of it still has a name.
         return text(name)[:300] if isinstance(thing, type) else None

@@ -186,7 +186,16 @@ def _arrived(module: Any) -> None:
 
 
 def code_of(module: Any, path: str) -> CodeType | None:
-    """Return the code of a function of a module, None where there is no such function."""
+    """Return the code of a function of a module, None where there is no such function.
+
+    Parameters
+    ----------
+    module
+        The module.
+    path
+        The path within it; ``outer.<locals>.inner`` is the function that another one makes.
+    """
+    path, _, inner = path.partition(".<locals>.")
     function = module
     for part in path.split("."):
         function = getattr(function, part, None)
@@ -194,7 +203,10 @@ def code_of(module: Any, path: str) -> CodeType | None:
     function = getattr(function, "fget", function)
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
-    return getattr(function, "__code__", None)
+    code: CodeType | None = getattr(function, "__code__", None)
+    if inner and code is not None:
+        return next((c for c in code.co_consts if getattr(c, "co_name", "") == inner), None)
+    return code
 
 
 def _started(code: CodeType, _offset: int) -> None:

@@ -40,6 +40,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "map-ends": ("return", work.map_ends),
     "thread-pool-made": ("return", work.thread_pool_made),
     "result-made": ("return", work.result_made),
+    "result-returned": ("return", work.result_returned),
     "result-set": ("start", work.result_set),
     "result-asked": ("start", work.was_asked),
     "item-set": ("start", work.item_set),

@@ -53,7 +53,11 @@ def submitted(argument: str) -> monitor.Handler:
         if known is None:
             if not hasattr(future, "set_exception") or handles.of(future) is not None:
                 return  # the results themselves, or a class that submits through its base
-            executor = places.executor_of(here["self"])
+            executor = (
+                places.executor_of(here["self"])
+                if "self" in here
+                else places.executor_behind(frame)
+            )
             place = places.place(caller, executor, function, here.get("args") or ())
             known = (place, _is_owned(caller), code)
             # What calls from a library may be called from anywhere.
@@ -164,16 +168,37 @@ def result_made(frame: FrameType, _: Any) -> None:
     handles.register(result, "result", place, owned=places.is_held_by_reader(frame.f_back))
 
 
+def result_returned(argument: str) -> monitor.Handler:
+    """Make the handler for a method that returns the result of the function in *argument*."""
+
+    def handler(frame: FrameType, result: Any) -> None:
+        here = frame.f_locals
+        executor = places.executor_of(here["self"])
+        place = places.place(frame.f_back, executor, here.get(argument), here.get("args") or ())
+        owned = places.is_held_by_reader(frame.f_back)
+        handles.register(result, "result", place, owned=owned)
+        # Quick work may have failed before its result was handed out.
+        if getattr(result, "_success", None) is False:
+            _result_failed(result, result._value)
+
+    return handler
+
+
 def result_set(frame: FrameType, _: Any) -> None:
     """Note the failure of a result of a Pool."""
     here = frame.f_locals
-    result: Any = here["self"]
-    success, value = here.get("obj") or here["success_result"]
-    handle = handles.of(result)
+    success, value = (
+        here.get("obj") or here.get("success_result") or (here["success"], here["result"])
+    )
     if not success:
-        handles.failed(handle, value)
-        if getattr(result, "_error_callback", None) is not None:
-            handles.asked(handle)
+        _result_failed(here["self"], value)
+
+
+def _result_failed(result: Any, error: Any) -> None:
+    handle = handles.of(result)
+    handles.failed(handle, error)
+    if getattr(result, "_error_callback", None) is not None:
+        handles.asked(handle)
 
 
 def item_set(frame: FrameType, _: Any) -> None:
