@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses as dc
+import os
 import statistics
 import sys
 import tempfile
@@ -69,7 +70,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=list(CASES), action="append")
     parser.add_argument("--pairs", type=int, help="how many of each case")
+    parser.add_argument(
+        "--scripts",
+        type=Path,
+        metavar="FOLDER",
+        help="time the scripts there instead, such as those of the pages in docs/_build/html",
+    )
     options = parser.parse_args()
+    if options.scripts:
+        scripts = sorted(options.scripts.rglob("*.py"))
+        total = [
+            sum_of([pair(script.read_text(), number) for script in scripts])
+            for number in range(options.pairs or 3)
+        ]
+        report(f"{len(scripts)} scripts", total)
+        return
     for name in options.only or CASES:
         code, pairs = CASES[name]
         report(name, [pair(code, number) for number in range(options.pairs or pairs)])
@@ -92,7 +107,7 @@ def pair(code: str, number: int) -> Pair:
         evidence = Evidence(folder).create()
 
         def run(env: dict[str, str]) -> Cost:
-            cost = measure([sys.executable, script], folder / "log", {"PATH": "", **env})
+            cost = measure([sys.executable, script], folder / "log", {**os.environ, **env})
             if cost.status:
                 raise RuntimeError((folder / "log").read_text())
             return cost
@@ -101,6 +116,16 @@ def pair(code: str, number: int) -> Pair:
             watched = run(evidence.environ)
             return Pair(run({}), watched)
         return Pair(run({}), run(evidence.environ))
+
+
+def sum_of(pairs: list[Pair]) -> Pair:
+    """Add up the time of several commands."""
+
+    def add(costs: list[Cost]) -> Cost:
+        wall, cpu = sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs)
+        return Cost(0, wall, cpu, max(cost.memory for cost in costs))
+
+    return Pair(add([pair.without for pair in pairs]), add([pair.watched for pair in pairs]))
 
 
 def report(name: str, pairs: list[Pair]) -> None:

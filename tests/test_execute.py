@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 from conftest import Site, gate
-from test_corpus import HEALTHY, runs_here
 
 
 def processes_below(folder: Path) -> list[psutil.Process]:
@@ -150,70 +148,6 @@ def test_kernel_that_does_not_start_says_why(site: Site, tmp_path: Path) -> None
     build = site.build(env={"JUPYTER_PATH": str(tmp_path / "share")})
     assert [("kernel-died", 9)] == build.findings("page")
     assert "no room on this ship" in build.page("page")["findings"][0]["message"]
-
-
-def outputs(html: str) -> list[str]:
-    return re.findall(r'<div class="cell_output.*?</div>\s*</div>', html, re.DOTALL)
-
-
-LOGS = ("dask", "pebble")
-"""Libraries that write to the log when a busy machine is late: a build may have it or not."""
-
-RACES = ("mpire",)
-"""Libraries that, on a busy machine, may take a worker that has just finished for dead."""
-
-
-def without_logs(name: str, found: list[str]) -> list[str]:
-    """Return the outputs of a page that do not depend on how busy the machine is."""
-    if not name.startswith(LOGS):
-        return found
-    return re.findall(r'<div class="output stream.*?</pre>', "".join(found), re.DOTALL)
-
-
-# The ports that the system gives out are those of everybody's connections: of so many kernels at
-# once, one finds its own taken when it listens there, and stock waits for it for a minute.
-PORTS = """
-import random, socket
-from jupyter_client.connect import LocalPortCache
-
-def find_available_port(self, ip):
-    while True:
-        port = random.SystemRandom().randrange(10_000, 30_000)
-        with socket.socket() as sock:
-            try:
-                sock.bind((ip, port))
-            except OSError:
-                continue
-            return port
-
-LocalPortCache.find_available_port = find_available_port
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_page_shows_the_same_with_the_recorder_and_without(tmp_path: Path) -> None:
-    pages = [path for path in HEALTHY if runs_here(path)]
-    shown = {}
-    for name, extension in (("watched", ', "workercheck"'), ("stock", "")):
-        site = Site(tmp_path / name)
-        site.conf(
-            f'{PORTS}\nextensions = ["myst_nb"{extension}]\nnb_execution_mode = "force"\n'
-            "nb_execution_allow_errors = True\nnb_merge_streams = True\n"
-        )
-        for path in pages:
-            shutil.copy(path, site.source)
-        build = site.build("-j", "4")
-        assert 0 == build.status, build.log
-        shown[name] = {
-            path.stem: without_logs(
-                path.stem, outputs((build.outdir / f"{path.stem}.html").read_text())
-            )
-            for path in pages
-            if not path.stem.startswith(RACES)
-        }
-    assert sum(map(len, shown["stock"].values())) > 20
-    assert shown["stock"] == shown["watched"]
 
 
 def test_report_is_whole_or_absent(site: Site) -> None:
