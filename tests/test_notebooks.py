@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -139,6 +140,7 @@ def test_file_of_a_module_is_no_cell(tmp_path: Path) -> None:
         ("{code-cell} ipython3\n:tags: [hide-input, expect-worker-error]\n:x: y\n", 2),
         ("{code-cell}\n---\nx: y\ntags: [hide-input]\n---\n", 1),
         ("{code-cell}", 0),
+        ("{jupyter-execute}\n:hide-code:\n", 0),
         ("{python}", 0),
         ("python", 0),
     ],
@@ -149,6 +151,32 @@ def test_cell_of_markdown_is_found(tmp_path: Path, suffix: str, block: str, tags
     found = find(tmp_path, place("first()\nwork()", line=2))
     assert "work()" == path.read_text().splitlines()[found.line - 1] == found.text
     assert (0, tags) == (found.cell, len(found.tags))
+    assert 1 == find(tmp_path, place("last()")).cell
+
+
+@pytest.mark.parametrize("options", ["", ":hide-code:\n"])
+@pytest.mark.parametrize("margin", ["", "   "])
+def test_cell_of_restructuredtext_is_found(tmp_path: Path, options: str, margin: str) -> None:
+    path = tmp_path / "page.rst"
+    text = f"""\
+.. jupyter-execute::
+    {options}
+    def first():
+        work()
+
+    first()
+
+Text
+
+.. jupyter-execute::
+
+    last()"""
+    path.write_text(f"Title\n=====\n\n{textwrap.indent(text, margin)}")
+    ran = "def first():\n    work()\n\nfirst()"
+    for line, expected in (2, "work()"), (4, "first()"):
+        found = find(tmp_path, place(ran, line=line))
+        assert expected == path.read_text().splitlines()[found.line - 1].strip() == found.text
+        assert 0 == found.cell
     assert 1 == find(tmp_path, place("last()")).cell
 
 

@@ -1,4 +1,4 @@
-"""Read the code cells of a notebook file: `.ipynb`, or Markdown with blocks of code.
+"""Read the code cells of a notebook file: `.ipynb`, or Markdown or reStructuredText with code.
 
 A kernel knows a cell by its text, which is not always what the file has: hosts leave out options
 and empty lines around it, and a magic may run what is below it as a cell of its own.
@@ -9,19 +9,28 @@ from __future__ import annotations
 import dataclasses as dc
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-SUFFIXES = (".ipynb", ".md", ".qmd", ".Rmd")
+SUFFIXES = (".ipynb", ".md", ".qmd", ".Rmd", ".rst")
 """Names of notebook files end with these; of files with the same cells, the first is meant."""
 
 _SEED = 0xC70F6907
 _MULTIPLIER = 0x5BD1E995
 _BLOCK = re.compile(
-    r"^(?P<fence>`{3,}|~{3,}) *(?:python|ipython3?|\{python[^\n}]*\}|\{code-cell\}[^\n]*)[ \t]*\n"
+    r"^(?P<fence>`{3,}|~{3,}) *(?:python|ipython3?|\{python[^\n}]*\}|"
+    r"\{(?:code-cell|jupyter-execute)\}[^\n]*)[ \t]*\n"
     r"(?P<body>.*?)^(?P=fence)[ \t]*$",
     re.MULTILINE | re.DOTALL,
+)
+_DIRECTIVE = re.compile(
+    r"^(?P<indent> *)\.\. jupyter-execute::[ \t]*\n"
+    r"(?:(?P=indent) +:[^\n]*\n)*"  # options
+    r"(?:[ \t]*\n)+"
+    r"(?P<body>(?:(?P=indent) +\S[^\n]*(?:\n|\Z)|[ \t]*\n)+)",
+    re.MULTILINE,
 )
 _OPTIONS = re.compile(
     r"(?:---\n.*?^---[ \t]*\n|(?:[ \t]*:[\w-]+:[^\n]*\n)+)", re.MULTILINE | re.DOTALL
@@ -48,7 +57,7 @@ def by_hash(path: Path) -> dict[int, list[CodeCell]]:
     found: dict[int, list[CodeCell]] = {}
     try:
         text = path.read_text("utf-8")
-        for cell in _in_notebook(text) if path.suffix == ".ipynb" else _in_markdown(text):
+        for cell in _READERS.get(path.suffix, _in_markdown)(text):
             for hash_of_cell, named in _names(cell):
                 found.setdefault(hash_of_cell, []).append(named)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -96,6 +105,17 @@ def _in_markdown(text: str) -> Iterator[CodeCell]:
             tuple(range(first, first + len(lines))),
             frozenset(re.findall(r"[\w-]+", tags[1]) if tags else ()),
         )
+
+
+def _in_rst(text: str) -> Iterator[CodeCell]:
+    for index, block in enumerate(_DIRECTIVE.finditer(text)):
+        body = textwrap.dedent(block["body"]).rstrip()
+        lines = tuple(line.rstrip() for line in body.split("\n"))
+        first = text.count("\n", 0, block.start("body")) + 1
+        yield CodeCell(index, lines, tuple(range(first, first + len(lines))), frozenset())
+
+
+_READERS = {".ipynb": _in_notebook, ".rst": _in_rst}
 
 
 def _source(cell: Any) -> str:
