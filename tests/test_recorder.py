@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import pickletools
@@ -228,6 +229,23 @@ def test_a_load_that_failed_is_joined_to_the_code_that_sent_the_message(evidence
     assert code.splitlines()[place.line - 1].strip() == "connection.send(Ghost())"
 
 
+def test_text_that_a_host_runs_in_its_worker_is_not_the_readers(evidence: Evidence) -> None:
+    code = "import multiprocessing; multiprocessing.SimpleQueue().put(1)"
+    for argument, line in (
+        (code, ""),
+        ("import sys;exec(eval(sys.stdin.readline()))", repr(code)),  # as pytest-xdist does
+    ):
+        subprocess.run(
+            [sys.executable, "-c", argument],
+            env={"PATH": ""} | evidence.environ,
+            input=line,
+            text=True,
+            check=True,
+        )
+    places_ = [event.file for event in evidence.read() if isinstance(event, ev.Place)]
+    assert [*places_, ""][:2] == ["<string>", ""]
+
+
 def test_recorder_that_cannot_watch_says_so(evidence: Evidence) -> None:
     """The fault: something of the recorder is broken. It is no reason to be silent."""
     code = """
@@ -362,6 +380,18 @@ def test_process_ends_by_itself_once_it_has_exited() -> None:
     assert endings.ends_by_itself(child.pid)  # a zombie
     child.wait()
     assert endings.ends_by_itself(child.pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_process_that_somebody_else_waited_for_is_not_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    process = multiprocessing.get_context("fork").Process(target=os._exit, args=(1,))
+    monkeypatch.setattr(endings, "_owners", [lambda: process])
+    process.start()
+    os.waitpid(process.pid, 0)
+    assert process.is_alive()  # multiprocessing was never told
+    assert not endings.is_busy()
 
 
 @pytest.mark.parametrize(("flags", "ends"), [("4194304", False), ("4194308", True)])

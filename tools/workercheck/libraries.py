@@ -521,6 +521,9 @@ LIBRARIES = (
                 ("Future.traceback", "keyed-asked"),
                 ("Future._result", "keyed-asked"),
                 ("Future._exception", "keyed-asked"),
+                ("Future.status", "keyed-status-read"),
+                ("Future.__repr__", "keyed-shown"),
+                ("Future._repr_html_", "keyed-shown"),
                 ("Client._gather", "keyed-gathered"),
                 ("fire_and_forget", "keyed-sent-off"),
             ),
@@ -651,6 +654,7 @@ LIBRARIES = (
         "anyio",
         modules=("anyio.to_process", "anyio.to_interpreter"),
         public={"anyio": "anyio"},
+        functions={"anyio.from_thread": (("BlockingPortal.start_task_soon", "submit func"),)},
         commands=((r"-m anyio\.to_process\b", "anyio"),),
         carriers=lambda: (
             Carrier("run_sync", ("anyio.to_process",), "func! *args!", role="function"),
@@ -718,7 +722,10 @@ ALWAYS: "Functions" = {
     "subprocess": (("Popen._execute_child", "program-started"),),
     "threading": (("Thread.start", "thread-start"),),
     "traceback": (("print_exc", "error-printed"),),
-    "logging": (("Logger.critical", "error-logged"),),
+    "logging": (
+        ("Logger.critical", "error-logged"),
+        ("Logger.exception", "callback-error-logged"),
+    ),
 }
 """Functions that no single library owns, of the standard library, of Jupyter and of marimo, as in
 `Library.functions`."""
@@ -742,8 +749,20 @@ HOST_SERVERS = ("jupyter_server",)
 No page starts them, and no page can end them.
 """
 
+BOOTSTRAPS = ("import sys;exec(eval(sys.stdin.readline()))",)
+"""What a host runs with ``python -c`` to have its own code sent to a process.
+
+It is execnet's line, by which pytest-xdist starts its workers: such text is not the reader's.
+"""
+
 LEARNERS = ("adaptive.",)
 """Packages whose objects are sent without all but the first thing that they are made with."""
+
+BATCHES = {"joblib.parallel.BatchedCalls": "items"}
+"""Classes whose objects are sent for several tasks, with the attribute that has these.
+
+Each task is a tuple, with its function first.
+"""
 
 MODULES = tuple(module for library in LIBRARIES for module in library.modules)
 """Modules that carry work between processes, by the beginning of their names."""

@@ -120,7 +120,12 @@ def by_value(name: str, executor: str | None, through: str) -> str:
 
 
 def failed_dump(
-    thing: str | None, executor: str | None, *, is_result: bool, is_to_blame: bool
+    thing: str | None,
+    executor: str | None,
+    error: str,
+    *,
+    is_result: bool,
+    is_to_blame: bool,
 ) -> str:
     """Say what to do about an object that could not be pickled.
 
@@ -130,6 +135,8 @@ def failed_dump(
         The object, or the function it was sent with.
     executor
         What was to carry it.
+    error
+        What pickle said.
     is_result
         Whether it is what a worker was to send back.
     is_to_blame
@@ -149,6 +156,8 @@ def failed_dump(
             f"Send plain data: something in {name}, or that it refers to, cannot be pickled, such "
             "as a lock, a file or a generator. Make it inside the worker."
         )
+    if is_to_blame and error.startswith("cannot pickle"):
+        return f"Send plain data, and make the {name} inside the worker: it cannot be pickled."
     if not is_to_blame:
         return (
             f"Send plain data: something that is sent with {name} cannot be pickled, such as a "

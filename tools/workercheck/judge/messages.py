@@ -152,5 +152,7 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
         exception=e.exception or None,
         process=process,
         object=thing,
-        hint=hints.failed_dump(thing, executor, is_result=is_result, is_to_blame=is_to_blame),
+        hint=hints.failed_dump(
+            thing, executor, e.message, is_result=is_result, is_to_blame=is_to_blame
+        ),
     )

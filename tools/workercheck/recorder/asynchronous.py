@@ -61,6 +61,8 @@ def never_retrieved(frame: FrameType, _: Any) -> None:
     context: Any = frame.f_locals["context"]
     thing = context.get("task") or context.get("future")
     known = _tasks.pop(id(thing), None)
+    if getattr(frame.f_locals["self"], "_exception_handler", None) is not None:
+        return  # whoever set it is told
     if known is not None and "never retrieved" in context.get("message", ""):
         _tell(known[1], context["exception"])
 

@@ -138,7 +138,13 @@ def _may_fail(owner: Any) -> bool:
                 and any(worker.exitcode is None for worker in owner._pool)
             )
         # A daemon process ends with the page, whatever it does.
-        return not owner.daemon and owner._popen is not None and owner.is_alive()
+        # Whoever waited for it without multiprocessing has its exit code.
+        return (
+            not owner.daemon
+            and owner._popen is not None
+            and owner.is_alive()
+            and not ends_by_itself(owner._popen.pid)
+        )
     except Exception:
         return False
 
@@ -309,14 +315,27 @@ def watch_service_threads(threading: Any) -> None:
 def _thread_ends(frame: FrameType, _: Any) -> None:
     error = sys.exc_info()[1]
     tb = error.__traceback__ if error is not None else None
-    place = 0
-    while tb is not None and not place:
+    while tb is not None and places.kind(tb.tb_frame) != places.READER:
         # The method that hands a result out is on the stack, and calls what raised.
-        if places.kind(tb.tb_frame) == places.CARRIER:
-            place = handles.place_of(tb.tb_frame.f_locals.get("self"))
+        place = (
+            handles.place_of(tb.tb_frame.f_locals.get("self"))
+            if places.kind(tb.tb_frame) == places.CARRIER
+            else 0
+        )
+        if place:
+            _raised("service-thread", error, place)
+            return
         tb = tb.tb_next
-    if place:
-        _raised("service-thread", error, place)
+    hook = sys.modules["threading"].excepthook
+    if not hasattr(hook, "__globals__"):  # nobody's own, which would be told
+        handles.lost(error)
+
+
+def callback_error_logged(frame: FrameType, _: Any) -> None:
+    """Note that a callback of a future raised the failure of its work, which is only logged."""
+    caller = frame.f_back
+    if caller is not None and caller.f_code.co_name in ("_invoke_callbacks", "add_done_callback"):
+        handles.lost(sys.exc_info()[1])
 
 
 def _raised(what: str, error: BaseException | None, place: int) -> None:

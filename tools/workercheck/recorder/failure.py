@@ -226,12 +226,16 @@ def _name_of_unsent(thing: Any) -> str | None:
         kept = getattr(thing, "__dict__", {})
         function = kept.get("fn") or kept.get("_target") or kept.get("result")
         if function is None:
-            function = kept.get("exception")
+            function = kept.get("exception", kept.get("exc"))
         thing = function if function is not None else thing
     elif type(thing) is tuple and len(thing) == 5:  # a task of a Pool
         thing = _function_of_chunk(thing)
     elif type(thing) is tuple and len(thing) == 3 and type(thing[2]) is tuple:  # a result of a Pool
         thing = thing[2][-1]
+        if type(thing).__module__.startswith(MODULES):  # an error, with its traceback
+            thing = getattr(thing, "exc", thing)
+    batched = places.first_of_batch(thing)
+    thing = batched if batched is not None else thing
     return events.qualified(thing) or events.qualified(type(thing))
 
 

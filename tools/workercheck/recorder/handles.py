@@ -182,6 +182,21 @@ def asked(handle: Handle | None) -> None:
             _see(handle)
 
 
+def lost(error: BaseException | None) -> None:
+    """Note that who asked for an outcome ended of its failure, so that nobody has seen it."""
+    for handle in list(_handles.values()):
+        thing, failure = handle.thing(), handle.failure
+        if failure is None or error is None:
+            continue
+        if error is getattr(thing, "_exception", None) or error is getattr(thing, "_value", None):
+            handle.asked = handle.index
+            _seen_errors.discard((handle.place, failure[0]))
+            if handle.call is not None:
+                handle.call.seen = False
+            if handle not in _failed:
+                _failed.append(handle)
+
+
 def shown(handle: Handle | None) -> None:
     """Note that the failure of a piece of work, if there is one, was shown to somebody."""
     if handle is not None and handle.failure is not None:

@@ -58,6 +58,18 @@ def asked(frame: FrameType, _: Any) -> None:
     handles.asked(handles.of_key(getattr(frame.f_locals["self"], "_state", None)))
 
 
+def status_read(frame: FrameType, status: Any) -> None:
+    """Note that somebody saw by the status of a future of Dask that its work failed."""
+    caller = frame.f_back
+    if status == "error" and caller is not None and places.kind(caller) != places.CARRIER:
+        shown(frame, status)
+
+
+def shown(frame: FrameType, _: Any) -> None:
+    """Note that a future of Dask was shown, with its status."""
+    handles.shown(handles.of_key(getattr(frame.f_locals["self"], "_state", None)))
+
+
 def gathered(frame: FrameType, _: Any) -> None:
     """Note that the results of futures of Dask are asked for."""
     for future in _futures_in(frame.f_locals.get("futures")):

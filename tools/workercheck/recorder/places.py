@@ -16,7 +16,7 @@ import weakref
 from _thread import get_ident as _get_ident
 from os import environ as _environ
 
-from workercheck.libraries import FALLS_BACK, MODULES, RUNS
+from workercheck.libraries import BATCHES, BOOTSTRAPS, FALLS_BACK, MODULES, RUNS
 from workercheck.recorder import events, sources
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -46,6 +46,9 @@ _inherited_test = _environ.get(_CURRENT_TEST, "").rpartition(" (")[0]
 
 _running_test = ""
 """The test that runs in this process, where pytest's plugin tells; empty elsewhere."""
+
+_is_bootstrapped = any(word in BOOTSTRAPS for word in sys.orig_argv)
+"""Whether the text of ``python -c`` in this process is a host's, and not the reader's."""
 
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _SCRIPTS = os.path.dirname(sys.executable) if sys.executable else ""
@@ -100,7 +103,7 @@ def _kind(frame: FrameType) -> int:
         return READER
     if file.startswith("<"):
         # Made by `exec`, a wrapper for one: whoever made it does what it does.
-        return READER if module == "__main__" else OWN
+        return READER if module == "__main__" and not _is_bootstrapped else OWN
     return READER
 
 
@@ -456,11 +459,19 @@ def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:
         inner = [function.func, *function.args[:6]]
     elif type(function).__name__ in ("function", "_lru_cache_wrapper"):
         inner = [function.__dict__.get("__wrapped__")]
+    elif (task := first_of_batch(function)) is not None:
+        inner = [task]
     arguments = arguments if type(arguments) in (tuple, list) else ()
     for thing in [*inner, *arguments[:6]]:
         if depth and callable(thing):
             names += names_of(thing, (), depth - 1)
     return names
+
+
+def first_of_batch(thing: Any) -> Any:
+    """Return the function of the first task of a library's batch, None for anything else."""
+    attribute = BATCHES.get(events.qualified(type(thing)) or "")
+    return next((task[0] for task in getattr(thing, attribute, ())), None) if attribute else None
 
 
 def forget() -> None:
