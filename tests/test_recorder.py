@@ -16,7 +16,7 @@ import pytest
 from workercheck.evidence import records as ev
 from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
-from workercheck.recorder import endings, handles, places, work
+from workercheck.recorder import endings, handles, monitor311, places, work
 from workercheck.recorder import failure as _failure
 
 
@@ -246,6 +246,9 @@ def test_text_that_a_host_runs_in_its_worker_is_not_the_readers(evidence: Eviden
     assert [*places_, ""][:2] == ["<string>", ""]
 
 
+@pytest.mark.skipif(
+    not hasattr(sys, "monitoring"), reason="on Python 3.11 the recorder is complete before any code"
+)
 def test_recorder_that_cannot_watch_says_so(evidence: Evidence) -> None:
     """The fault: something of the recorder is broken. It is no reason to be silent."""
     code = """
@@ -403,3 +406,17 @@ def test_process_that_the_system_is_taking_down_ends_by_itself(
     stat.write_text(f"7 (a (name) of) R 1 7 7 0 -1 {flags} 0 0")
     monkeypatch.setattr(endings, "_open", lambda path, mode: stat.open(mode))
     assert ends == endings.ends_by_itself(7)
+
+
+def test_each_handler_of_a_function_wrapped_twice_gets_its_caller() -> None:
+    """Python 3.11 wraps the functions that it watches, once for each handler."""
+    callers = []
+
+    class Owner:
+        def method(self) -> None:
+            pass
+
+    for _ in range(2):
+        monitor311.replace(Owner, "method", "start", lambda call, _: callers.append(call.f_back))
+    Owner().method()
+    assert [sys._getframe()] * 2 == callers

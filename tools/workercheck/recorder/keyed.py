@@ -78,7 +78,9 @@ def gathered(frame: FrameType, _: Any) -> None:
 
 def sent_off(frame: FrameType, _: Any) -> None:
     """Note futures that the page lets go of, though their work is to be done."""
-    for future in _futures_in(frame.f_locals.get("futures")):
+    here = frame.f_locals
+    # On Python 3.11, only arguments are known: `workercheck.recorder.monitor311`.
+    for future in _futures_in(here.get("futures", here.get("obj"))):
         handle = handles.of_key(getattr(future, "_state", None))
         if handle is not None:
             _sent_off[future.key] = handle

@@ -148,7 +148,9 @@ def _watched(function: Any, moment: str, handler: Any) -> type:
             pass
 
     def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
-        caller = sys._getframe(1)
+        caller: Any = sys._getframe(1)
+        while caller.f_code is own:  # wrapped for another handler, too
+            caller = caller.f_back
         if moment != "return":
             tell(caller, args, kwargs, None)
         try:
@@ -159,6 +161,7 @@ def _watched(function: Any, moment: str, handler: Any) -> type:
             tell(caller, args, kwargs, value)
         return value
 
+    own = __new__.__code__
     wrapper: Any = _invisible.wrapper(original, __new__)
     wrapper.original = original
     return wrapper  # type: ignore[no-any-return]
