@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses as dc
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -450,3 +452,77 @@ def test_unusual_pages_are_read_as_myst_nb_reads_them(text: str) -> None:
     ours = read_page.read("page", path.with_suffix(".md"), text)
     assert as_read(dc.replace(theirs, path=ours.path)) == as_read(ours)
     assert [] == list(read_page.unconverted_cells(ours, text))
+
+
+STEPS_BACK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *t) {
+  int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+  int status = real(id, t);
+  if (id == CLOCK_REALTIME && access(getenv("STEPPED_BACK"), F_OK) == 0) t->tv_sec -= 3600;
+  return status;
+}
+int gettimeofday(struct timeval *t, void *zone) {
+  struct timespec s;
+  clock_gettime(CLOCK_REALTIME, &s);
+  t->tv_sec = s.tv_sec;
+  t->tv_usec = s.tv_nsec / 1000;
+  return 0;
+}
+time_t time(time_t *t) {
+  struct timespec s;
+  clock_gettime(CLOCK_REALTIME, &s);
+  if (t) *t = s.tv_sec;
+  return s.tv_sec;
+}
+"""
+STEPPING = f"""{HEADER}# Stepping
+
+```{{code-cell}}
+import os, signal, subprocess, sys, time
+from concurrent.futures import ProcessPoolExecutor
+before = time.time()
+open(os.environ["STEPPED_BACK"], "w").close()
+assert time.time() < before - 3000
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+```
+
+```{{code-cell}}
+with ProcessPoolExecutor(1) as executor:
+    future = executor.submit(signal.raise_signal, signal.SIGKILL)
+```
+
+```{{code-cell}}
+with ProcessPoolExecutor(1) as executor:
+    future = executor.submit(divmod, 1, 0)
+```
+"""
+
+
+def test_clock_of_the_machine_that_steps_back_misleads_nothing(tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("no C compiler, or no library can be put before the others")
+    (tmp_path / "back.c").write_text(STEPS_BACK)
+    library = tmp_path / "back.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", library, tmp_path / "back.c", "-ldl"], check=True
+    )
+    (tmp_path / "page.md").write_text(STEPPING)
+    run = subprocess.run(
+        [sys.executable, "-m", "workercheck", "run", "--report", "report.json", "page.md"],
+        cwd=tmp_path,
+        env=os.environ | {"LD_PRELOAD": str(library), "STEPPED_BACK": str(tmp_path / "stepped")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1, run.stderr
+    (page,) = json.loads((tmp_path / "report.json").read_text())["pages"]
+    kinds = {(f["cell"], f["kind"]) for f in page["findings"]}
+    assert {(1, "worker-died"), (2, "unseen-failure")} <= kinds
+    assert {kind for cell, kind in kinds if cell == 0} <= {"leftover-process"}

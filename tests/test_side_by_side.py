@@ -73,7 +73,7 @@ def test_kernel_of_another_language_gets_the_code_of_the_page_only_and_no_wait(
 
 OWN_FILE = """
 import pathlib, time
-file = pathlib.Path("data", {file!r})
+file = pathlib.Path("data", {file})
 file.parent.mkdir(exist_ok=True)
 file.write_text({text!r})
 print("ran", file=open({log!r}, "a"))
@@ -85,19 +85,27 @@ print(file.read_text())
 """
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one file", "a file each"])
+@pytest.mark.parametrize(
+    ("a", "b", "shared"),
+    [
+        ("'out.txt'", "'out.txt'", "out.txt"),
+        ("f'out_{1 + 1}.txt'", "f'out_{2}.txt'", "out_2.txt"),
+        ("'out_%02d.txt' % 2", "'out_{:02}.txt'.format(2)", "out_02.txt"),
+        ("'out.txt'", "'other.txt'", ""),
+    ],
+    ids=["one file", "f-string", "format", "a file each"],
+)
 def test_pages_that_write_the_same_file_run_again_alone_and_say_so(
-    tmp_path: Path, shared: bool
+    tmp_path: Path, a: str, b: str, shared: str
 ) -> None:
     (tmp_path / "log").mkdir()
     pages = tmp_path / "pages"
     pages.mkdir()
     log = tmp_path / "log" / "runs"
     log.touch()
-    names = {"a": "out.txt", "b": "out.txt" if shared else "other.txt"}
     made = [
         page(pages, OWN_FILE.format(file=file, text=f"of {name}", log=str(log)), name=name)
-        for name, file in names.items()
+        for name, file in {"a": a, "b": b}.items()
     ]
     told = {}
     runs: list[Run] = []
@@ -110,10 +118,10 @@ def test_pages_that_write_the_same_file_run_again_alone_and_say_so(
     )
     assert ["of a", "of b"] == sorted(map(printed, runs))
     if shared:
-        path = str(Path("data", "out.txt"))
+        path = str(Path("data", shared))
         assert {"a": {path: ["b"]}, "b": {path: ["a"]}} == told
     assert (4 if shared else 2) == len(log.read_text().split())
-    assert shared is bool(told)
+    assert bool(shared) is bool(told)
 
 
 def test_file_that_pages_only_read_keeps_them_side_by_side(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Find the pages that write the same file of their folder while they run side by side.
 
 Each would pass alone, as stock myst-nb runs it. Who wrote a file is not to be seen from outside:
-a file that changed in the folder, and that more than one of the pages names, is a collision.
+a file that changed in the folder, and that more than one of the pages names, is a collision. A name
+may be composed as the page runs: what has the form of it is named too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from workercheck.run.page import Page
 
 _FILES = 5_000
 """How many files of a folder are looked at, at most."""
+
+_QUOTED = re.compile(r"""(["'])((?:(?!\1)[^\\\n]|\\.)+)\1""")
+_FILLED_IN = re.compile(r"\{[^{}]*\}|%[-+ #0]*\d*(?:\.\d+)?[a-zA-Z]")
+"""What an f-string, ``format`` or ``%`` puts something in the place of."""
 
 Files = Mapping[str, tuple[int, int, int]]
 """The files of a folder by their path within it: inode, size, time of the last change."""
@@ -46,20 +52,41 @@ class Company:
         if not self.others:
             return {}
         before, after = self._before, _files(self.page.path.parent)
-        own = _text(self.page)
-        texts = {other.docname: _text(other) for other in self.others}
+        own = _Names(self.page)
+        names = {other.docname: _Names(other) for other in self.others}
         found: dict[str, list[str]] = {}
         for path in sorted({*before, *after}):
             name = Path(path).name
             if before.get(path) != after.get(path) and name in own:
-                docnames = sorted(docname for docname, text in texts.items() if name in text)
+                docnames = sorted(docname for docname, theirs in names.items() if name in theirs)
                 if docnames:
                     found[path] = docnames
         return found
 
 
-def _text(page: Page) -> str:
-    return "\n".join(cell.source for cell in page.cells)
+class _Names:
+    """The names of files that stand in the code of a page, or that it may compose as it runs."""
+
+    def __init__(self, page: Page) -> None:
+        self._text = "\n".join(cell.source for cell in page.cells)
+        self._composed = [
+            composed
+            for match in _QUOTED.finditer(self._text)
+            if (composed := _composed(match[2])) is not None
+        ]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._text or any(composed.fullmatch(name) for composed in self._composed)
+
+
+def _composed(text: str) -> re.Pattern[str] | None:
+    """Return what matches the names that a text with gaps stands for, None where it has none."""
+    last = _FILLED_IN.sub("\0", text).rpartition("/")[2]
+    parts = last.split("\0")
+    # What is nothing but gaps would match every file.
+    if len(parts) == 1 or not any(map(str.isalnum, last)):
+        return None
+    return re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
 
 
 def _files(folder: Path) -> Files:
