@@ -169,6 +169,7 @@ _FUTURE = (
     ("Future.set_exception", "future-failed"),
     ("Future._Future__get_result", "future-raises"),
     ("Future.exception", "future-answers"),
+    ("Future._get_snapshot", "future-answers"),  # by which asyncio asks, since Python 3.15
 )
 
 _EXECUTOR = (
