@@ -55,7 +55,7 @@ def failed(frame: FrameType, _: Any) -> None:
 
 def asked(frame: FrameType, _: Any) -> None:
     """Note that somebody asks for the outcome of a future of Dask."""
-    handles.asked(handles.of_key(getattr(frame.f_locals["self"], "_state", None)))
+    handles.asked(_handle_of(frame.f_locals["self"]))
 
 
 def status_read(frame: FrameType, status: Any) -> None:
@@ -67,13 +67,13 @@ def status_read(frame: FrameType, status: Any) -> None:
 
 def shown(frame: FrameType, _: Any) -> None:
     """Note that a future of Dask was shown, with its status."""
-    handles.shown(handles.of_key(getattr(frame.f_locals["self"], "_state", None)))
+    handles.shown(_handle_of(frame.f_locals["self"]))
 
 
 def gathered(frame: FrameType, _: Any) -> None:
     """Note that the results of futures of Dask are asked for."""
     for future in _futures_in(frame.f_locals.get("futures")):
-        handles.asked(handles.of_key(getattr(future, "_state", None)))
+        handles.asked(_handle_of(future))
 
 
 def sent_off(frame: FrameType, _: Any) -> None:
@@ -81,7 +81,7 @@ def sent_off(frame: FrameType, _: Any) -> None:
     here = frame.f_locals
     # On Python 3.11, only arguments are known: `workercheck.recorder.monitor311`.
     for future in _futures_in(here.get("futures", here.get("obj"))):
-        handle = handles.of_key(getattr(future, "_state", None))
+        handle = _handle_of(future)
         if handle is not None:
             _sent_off[future.key] = handle
 
@@ -93,6 +93,10 @@ def erred(frame: FrameType, _: Any) -> None:
     if handle is not None and handle.thing() is None:
         exception, _, message = (here.get("exception_text") or "").partition("(")  # of its `repr`
         handles.fail(handle, exception, events.text(message)[:1000].rstrip(")").strip("'\""))
+
+
+def _handle_of(future: Any) -> handles.Handle | None:
+    return handles.of_key(getattr(future, "_state", None))
 
 
 def _futures_in(value: Any, depth: int = 3) -> Iterator[Any]:
