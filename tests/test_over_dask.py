@@ -238,8 +238,12 @@ def test_worker_without_the_folder_of_the_pages_is_refused(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     base = tmp_path / "only-here"  # and there neither
-    with pytest.raises(over_dask.ClusterError, match=f"without the folder of the pages, {base}: "):
-        over_dask.Cluster(cluster.address, base, environment(base))
+    refused = f"without the folder of the pages, {base}: "
+    with (
+        contextlib.closing(over_dask.Cluster(cluster.address, base)) as engine,
+        pytest.raises(over_dask.ClusterError, match=refused),
+    ):
+        engine.check(environment(base))
     # It would look for its scheduler for as long as this process lives.
     assert "IO loop" not in {thread.name for thread in threading.enumerate()}
 

@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,34 +47,45 @@ class Cluster:
         That of its scheduler.
     base
         The folder of the pages, which the workers must have under the same path.
-    known
-        The environment in which a build takes the runs for its own.
 
     Raises
     ------
     ClusterError
-        If there is no scheduler, it has no workers, or one of them has another environment or
-        no folder of the pages. Later, if the scheduler is gone.
+        If there is no scheduler. Later, if the scheduler is gone.
     """
 
-    def __init__(self, address: str, base: Path, known: Environment) -> None:
+    def __init__(self, address: str, base: Path) -> None:
+        self._address = address
         self._base = base
-        self._key = known.key
         try:
             self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError) as exc:
             raise ClusterError(f"no scheduler of Dask answers at {address}") from exc
-        try:
-            self._check(address, known)
-        except BaseException:
-            self.close()
-            raise
+        # The workers take a second or two for it, in which the build reads the project.
+        self._thread = ThreadPoolExecutor(1, "workercheck")
+        self._described = self._thread.submit(self._client.run, _describe, base, on_error="return")
 
-    def _check(self, address: str, known: Environment) -> None:
-        """Refuse workers that would run other pages, or run them otherwise."""
-        answers = self._client.run(_describe, self._base, on_error="return")
+    def check(self, known: Environment) -> None:
+        """Refuse workers that would run other pages, or run them otherwise.
+
+        Parameters
+        ----------
+        known
+            The environment in which a build takes the runs for its own.
+
+        Raises
+        ------
+        ClusterError
+            If there are no workers, or one of them has another environment or no folder of the
+            pages.
+        """
+        self._key = known.key
+        try:
+            answers = self._described.result()
+        except OSError as exc:
+            raise ClusterError(_GONE) from exc
         if not answers:
-            raise ClusterError(f"the scheduler at {address} has no workers")
+            raise ClusterError(f"the scheduler at {self._address} has no workers")
         without = [worker for worker, told in answers.items() if told is None]
         if without:
             raise ClusterError(
@@ -98,6 +110,8 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster as it was; what still runs is stopped."""
+        # It waits for answers that a closed client does not get.
+        self._thread.shutdown()
         self._client.close()
 
     def run_pages(

@@ -22,7 +22,6 @@ from workercheck.fronts.sphinx.site_report import SiteReport
 from workercheck.report.record import Report, Shard
 
 if TYPE_CHECKING:
-    from workercheck.run.environment import Environment
     from workercheck.run.over_dask import Cluster
 
 
@@ -88,6 +87,7 @@ def _execute(options: argparse.Namespace) -> Report:
         overrides["workercheck_jobs"] = options.jobs
     with (
         tempfile.TemporaryDirectory(prefix="workercheck-") as folder,
+        _cluster(options.dask, source.resolve()) as cluster,
         patch_docutils(source),
         docutils_namespace(),
     ):
@@ -108,9 +108,9 @@ def _execute(options: argparse.Namespace) -> Report:
         known = domain.of(app.env).environment
         execution = Execution(app, known.key)
         app.env.find_files(app.config, app.builder)
-        with _cluster(options.dask, Path(app.srcdir), known) as cluster:
-            found_docs = sorted(app.env.found_docs)
-            docnames = execution.execute(found_docs, shard or (1, 1), cluster)
+        if cluster is not None:
+            cluster.check(known)
+        docnames = execution.execute(sorted(app.env.found_docs), shard or (1, 1), cluster)
         found = SiteReport(app, known, execution.records).whole(None)
         if shard is not None:
             found.shard = Shard(shard[0], shard[1], docnames)
@@ -118,7 +118,7 @@ def _execute(options: argparse.Namespace) -> Report:
 
 
 @contextlib.contextmanager
-def _cluster(address: str, base: Path, known: Environment) -> Iterator[Cluster | None]:
+def _cluster(address: str, base: Path) -> Iterator[Cluster | None]:
     if not address:
         yield None
         return
@@ -128,7 +128,7 @@ def _cluster(address: str, base: Path, known: Environment) -> Iterator[Cluster |
     except ModuleNotFoundError as exc:
         raise SphinxError(f"--dask needs {exc.name}: pip install distributed") from exc
     try:
-        with contextlib.closing(over_dask.Cluster(address, base, known)) as cluster:
+        with contextlib.closing(over_dask.Cluster(address, base)) as cluster:
             yield cluster
     except over_dask.ClusterError as exc:
         raise SphinxError(str(exc)) from exc
