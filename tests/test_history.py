@@ -47,12 +47,20 @@ def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreter
     assert "is a guess" in finding.message
 
 
+@pytest.mark.parametrize("is_group", [False, True])
 @pytest.mark.parametrize("asked_first", [True, False])
 def test_process_ended_on_purpose_only_if_it_was_asked_before_it_was_found_dead(
-    asked_first: bool,
+    asked_first: bool, is_group: bool
 ) -> None:
-    """Dask asks a worker to end whose connection is lost, and it may be dead for long."""
-    asked = ev.SignalSent(pid=7, time=2, child=8, is_group=False, signal=15)
+    """Dask asks a worker to end whose connection is lost, and it may be dead for long.
+
+    A kernel's manager asks the kernel's whole group to end, workers that died long ago included.
+    """
+    started = ev.ProcessStarted(
+        pid=8, time=1, ppid=7, group=6, argv=["python"], python="3.14", executable="", forked=True
+    )
+    target = 6 if is_group else 8
+    asked = ev.SignalSent(pid=7, time=2, child=target, is_group=is_group, signal=15)
     dead = ev.Exited(pid=7, time=2, child=8, exitcode=3, target=None)
-    events = [asked, dead] if asked_first else [dead, asked]
+    events = [started, *([asked, dead] if asked_first else [dead, asked])]
     assert asked_first == History(page_of_tags([[]]), events).was_ended_on_purpose(8)

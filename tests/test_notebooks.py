@@ -189,3 +189,49 @@ def test_notebook_is_meant_where_a_text_file_has_the_same_cell(
     path = write(tmp_path / "a.ipynb", "work()")
     found = find(tmp_path, place("work()"))
     assert (path, text if is_alike else None) == (found.path, found.alike)
+
+
+SCRIPT = """\
+# ---
+# jupyter: {}
+# ---
+
+# %% [markdown]
+# work()
+
+# %% tags=["hide-input", "x"]
+first()
+
+work()
+
+# %%
+# %time last()
+"""
+
+
+def test_cell_of_a_script_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "page.py"
+    path.write_text(SCRIPT)
+    found = find(tmp_path, place("first()\n\nwork()", line=3))
+    assert (path, 11, 0, 2) == (found.path, found.line, found.cell, len(found.tags))
+    assert (1, 14) == ((last := find(tmp_path, place("%time last()"))).cell, last.line)
+
+
+def test_script_is_meant_where_the_command_makes_a_notebook_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "page.py"
+    path.write_text(SCRIPT)
+    write(tmp_path / "out.ipynb", "first()\n\nwork()")
+    ran = place("first()\n\nwork()", line=3)
+    assert path == find(tmp_path, ran, "--output", "out.ipynb", "page.py").path
+    assert "out.ipynb" == find(tmp_path, ran, "out.ipynb").path.name
+
+
+@pytest.mark.parametrize("name", ["codes/part.py", "/deep/codes/part.py"])
+def test_file_that_a_directive_runs_is_found(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "deep/codes/part.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("first()\nwork()\n")
+    page = tmp_path / "deep/page.rst"
+    page.write_text(f"Title\n=====\n\n.. jupyter-execute:: {name}\n")
+    found = find(tmp_path, place("first()\nwork()", line=2))
+    assert (file, 2) == (found.path, found.line)

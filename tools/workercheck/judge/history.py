@@ -101,10 +101,12 @@ class History:
         found_dead = [(self._order[id(e)], e.child) for e in self.of(ev.Exited)]
         found_dead += [(self._order[id(e)], p) for e in self.of(ev.PoolBroken) for p in e.ended]
         self._found_dead = {pid: order for order, pid in sorted(found_dead, reverse=True)}
-        self._signalled_groups: dict[int, set[int]] = {}
+        self._signalled_groups: dict[int, dict[int, int]] = {}
+        """By group: who sent it a signal, and when first."""
         for e in signals:
             if e.is_group:
-                self._signalled_groups.setdefault(e.child, set()).add(e.pid)
+                senders = self._signalled_groups.setdefault(e.child, {})
+                senders.setdefault(e.pid, self._order[id(e)])
         self.exit_codes = {e.child: e.exitcode for e in self.of(ev.Exited)}
         self._cells = [(self._order[id(e)], e.cell) for e in self.of(ev.CellStarted)]
 
@@ -290,11 +292,11 @@ class History:
 
     def was_ended_on_purpose(self, pid: int) -> bool:
         """Tell whether a process was sent a signal that ends it, before it was found dead."""
-        started = self.started.get(pid)
-        if started is not None and self._signalled_groups.get(started.group, set()) - {pid}:
-            return True
         found_dead = self._found_dead.get(pid, len(self.events))
-        return self._signalled.get(pid, len(self.events)) < found_dead
+        started = self.started.get(pid)
+        senders = self._signalled_groups.get(started.group, {}) if started is not None else {}
+        asked = [order for sender, order in senders.items() if sender != pid]
+        return min([*asked, self._signalled.get(pid, found_dead)]) < found_dead
 
     def role(self, pid: int) -> str:
         """Say what a process is: a ``kernel``, a ``worker``, or a ``process`` of another kind."""

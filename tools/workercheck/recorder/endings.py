@@ -293,9 +293,16 @@ def error_printed(frame: FrameType, _: Any) -> None:
 
 
 def error_logged(frame: FrameType, _: Any) -> None:
-    """Write which error in its initializer ended this worker of an executor."""
+    """Write which error in its initializer ended this worker of an executor.
+
+    The threads of an executor log an error of their own in the same way, and give their work up.
+    """
     caller = frame.f_back
-    if caller is not None and places.kind(caller) == places.CARRIER:
+    if (
+        caller is not None
+        and places.kind(caller) == places.CARRIER
+        and caller.f_locals.get("initializer") is not None
+    ):
         _raised("initializer", sys.exc_info()[1], 0)
 
 

@@ -1,4 +1,4 @@
-"""Read the code cells of a notebook file: `.ipynb`, or Markdown or reStructuredText with code.
+"""Read the code cells of a notebook file: `.ipynb`, Markdown or reStructuredText, or a script.
 
 A kernel knows a cell by its text, which is not always what the file has: hosts leave out options
 and empty lines around it, and a magic may run what is below it as a cell of its own.
@@ -6,6 +6,7 @@ and empty lines around it, and a magic may run what is below it as a cell of its
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
 import json
 import re
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-SUFFIXES = (".ipynb", ".md", ".qmd", ".Rmd", ".rst")
+SUFFIXES = (".ipynb", ".md", ".qmd", ".Rmd", ".rst", ".py")
 """Names of notebook files end with these; of files with the same cells, the first is meant."""
 
 _SEED = 0xC70F6907
@@ -32,6 +33,12 @@ _DIRECTIVE = re.compile(
     r"(?P<body>(?:(?P=indent) +\S[^\n]*(?:\n|\Z)|[ \t]*\n)+)",
     re.MULTILINE,
 )
+_LOADED = re.compile(r"^[ \t]*\.\. jupyter-execute::[ \t]+(?P<file>\S+)[ \t]*$", re.MULTILINE)
+"""The directive that runs a whole file as one cell."""
+_PERCENT = re.compile(r"^# ?%%(?P<rest>.*)$", re.MULTILINE)
+"""The line with which a cell of a script begins, as jupytext, Spyder and VS Code know it."""
+_MAGIC = re.compile(r"^# ?(?=[%!]\w)", re.MULTILINE)
+"""The comment that jupytext makes of a magic."""
 _OPTIONS = re.compile(
     r"(?:---\n.*?^---[ \t]*\n|(?:[ \t]*:[\w-]+:[^\n]*\n)+)", re.MULTILINE | re.DOTALL
 )
@@ -50,6 +57,8 @@ class CodeCell:
     tags: frozenset[str]
     above: int = 0
     """How many lines of it come before the text that runs."""
+    file: Path | None = None
+    """The file that has its lines, None where that is the notebook itself."""
 
 
 def by_hash(path: Path) -> dict[int, list[CodeCell]]:
@@ -57,7 +66,8 @@ def by_hash(path: Path) -> dict[int, list[CodeCell]]:
     found: dict[int, list[CodeCell]] = {}
     try:
         text = path.read_text("utf-8")
-        for cell in _READERS.get(path.suffix, _in_markdown)(text):
+        cells = [*_READERS.get(path.suffix, _in_markdown)(text), *_loaded_by(path, text)]
+        for cell in cells:
             for hash_of_cell, named in _names(cell):
                 found.setdefault(hash_of_cell, []).append(named)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -115,7 +125,36 @@ def _in_rst(text: str) -> Iterator[CodeCell]:
         yield CodeCell(index, lines, tuple(range(first, first + len(lines))), frozenset())
 
 
-_READERS = {".ipynb": _in_notebook, ".rst": _in_rst}
+def _in_script(text: str) -> Iterator[CodeCell]:
+    index = 0
+    marks = list(_PERCENT.finditer(text))
+    for mark, end in zip(marks, [*(m.start() for m in marks[1:]), len(text)], strict=True):
+        body = text[mark.end() + 1 : end].rstrip()
+        if body.strip() and not mark["rest"].strip().endswith(("[markdown]", "[md]", "[raw]")):
+            lines = tuple(_MAGIC.sub("", body).split("\n"))
+            first = text.count("\n", 0, mark.end()) + 2
+            numbers = tuple(range(first, first + len(lines)))
+            tags = re.search(r"tags=\[(.*?)\]", mark["rest"])
+            words = re.findall(r"[\w-]+", tags[1]) if tags else ()
+            yield CodeCell(index, lines, numbers, frozenset(words))
+            index += 1
+
+
+def _loaded_by(path: Path, text: str) -> Iterator[CodeCell]:
+    """Yield the files that a page of jupyter-sphinx runs, each of them a cell."""
+    if path.suffix != ".rst":
+        return
+    for index, match in enumerate(_LOADED.finditer(text)):
+        # A path that begins with a slash is meant from the root of the site, somewhere above.
+        name = match["file"].lstrip("/")
+        file = next((folder / name for folder in path.parents if (folder / name).exists()), path)
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            lines = tuple(file.read_text("utf-8").rstrip().split("\n"))
+            numbers = tuple(range(1, len(lines) + 1))
+            yield CodeCell(index, lines, numbers, frozenset(), file=file)
+
+
+_READERS = {".ipynb": _in_notebook, ".rst": _in_rst, ".py": _in_script}
 
 
 def _source(cell: Any) -> str:

@@ -96,7 +96,7 @@ class Notebooks:
         # A magic may drop empty lines at the beginning of its text.
         at = next((i for i in range(at, len(cell.lines)) if cell.lines[i].strip()), at)
         return NotebookLine(
-            path=path,
+            path=cell.file or path,
             cell=cell.index,
             line=cell.numbers[at],
             line_of_cell=at + 1,
@@ -144,6 +144,8 @@ class Notebooks:
         return (
             not any(_ends_with(path, word) for word in self._named(kernel, test)),
             -len(self._hashes.get(kernel, set()) & cells.keys()),
+            # The notebook that a command makes of a script is named beside it.
+            not (given and path.suffix == ".py"),
             given[0] if given else len(self._arguments),
             started is not None and path.parent != Path(started.cwd),
             self._read[path][0] / 1e9 > self._started,  # an output of the command
