@@ -193,6 +193,7 @@ def _multiprocessing(package: str) -> "dict[str, list[tuple[str, str]]]":
             ("ApplyResult.get", "result-asked"),
             ("ApplyResult.successful", "result-asked"),
             ("Pool.__init__", "pool-made"),
+            ("Pool._handle_results", "callback-error-kept"),  # where it is a KeyError
         ],
         f"{package}.process": [
             ("BaseProcess.start", "process-start"),
@@ -317,6 +318,13 @@ LIBRARIES = (
                 ("BatchCompletionCallBack._return_or_raise", "batch-asked"),
                 ("BatchCompletionCallBack.__init__", "batch-made"),
             ),
+            # The queue of the backend "multiprocessing" pickles by itself.
+            "joblib.pool": (
+                (
+                    "CustomizablePicklingQueue._make_methods.<locals>.send",
+                    "message-written buffer",
+                ),
+            ),
         },
         runs=_loky_runs("joblib.externals.loky"),
         senders={"joblib.externals.loky.backend.queues": (("Queue._feed", "queued-object"),)},
@@ -390,6 +398,9 @@ LIBRARIES = (
             "concurrent.futures.thread": (
                 ("ThreadPoolExecutor.__init__", "thread-pool-made"),
                 ("ThreadPoolExecutor.submit", "submit fn"),
+            ),
+            "concurrent.interpreters": (
+                ("Interpreter.call_in_thread", "thread-returned callable"),
             ),
         },
         runs=(
@@ -637,6 +648,25 @@ LIBRARIES = (
                 },
             ),
         ),
+    ),
+    Library(
+        "pathos",
+        modules=("pathos.", "ppft."),
+        public={"ppft": "pathos.ParallelPool", "pathos": "pathos"},
+        functions={
+            "ppft._pp": (
+                ("Server.submit", "result-returned func"),
+                ("_Task.finalize", "result-printed An error has"),
+                ("_Task.__call__", "result-asked"),
+            ),
+            "pathos.helpers.pp_helper": (
+                ("ApplyResult.__call__", "wrapped-asked _task"),
+                ("ApplyResult.successful", "wrapped-asked _task"),
+            ),
+        },
+        commands=((r"-m ppft\b", "pathos"),),
+        stop="pool.clear()",
+        by_value=True,
     ),
     Library(
         "mpire",

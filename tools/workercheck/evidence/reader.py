@@ -18,6 +18,7 @@ from workercheck.evidence.records import (
     MessageSent,
     PickleFailed,
     ProcessStarted,
+    Unseen,
     dumps,
     parse,
 )
@@ -263,6 +264,8 @@ def _fingerprint(event: Event) -> int:
     """Return the fingerprint of the message whose sender explains an event, 0 for other events."""
     if isinstance(event, LoadFailed | EndedAtWork):
         return event.fingerprint
+    if isinstance(event, Unseen):
+        return event.request
     return event.reply_to if isinstance(event, PickleFailed) else 0
 
 

@@ -176,7 +176,8 @@ class Raised(Event):
 
     event: ClassVar[str] = "raised"
     what: str
-    """``process``, ``initializer`` or ``service-thread``."""
+    """``process``, ``initializer``, ``service-thread``, or ``callback``, whose error an executor
+    kept to itself."""
     place: int
     exception: str
     message: str
@@ -198,6 +199,18 @@ class Unseen(Event):
     """How many pieces of work of this place failed in the same way."""
     child: int | None
     """The pid, for a process."""
+    request: int
+    """The message with which another process, which holds the handle, asked for the work, else 0.
+    A `Seen` may follow."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class Seen(Event):
+    """Who had asked for work through a proxy has looked at its failure after all."""
+
+    event: ClassVar[str] = "seen"
+    request: int
+    """As in the `Unseen` before it."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

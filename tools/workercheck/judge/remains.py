@@ -22,7 +22,7 @@ def service_threads(history: History) -> list[Finding]:
     found = []
     loads = {(e.pid, e.exception, e.message) for e in history.of(ev.LoadFailed)}
     for e in history.of(ev.Raised):
-        if e.what != "service-thread" or history.is_after_shutdown(e):
+        if e.what not in _ENDS or history.is_after_shutdown(e):
             continue
         if (e.pid, e.exception, e.message) in loads:  # it ended over the message itself
             continue
@@ -32,8 +32,7 @@ def service_threads(history: History) -> list[Finding]:
         found.append(
             Finding(
                 "unseen-failure",
-                f"a callback raised ({error}) and ended the thread of {executor} that hands "
-                "results out: no more results arrive",
+                f"a callback raised ({error}) {_ENDS[e.what].format(executor=executor)}",
                 history.line(work.cell),
                 cell=work.cell,
                 exception=e.exception or None,
@@ -44,6 +43,13 @@ def service_threads(history: History) -> list[Finding]:
     return found
 
 
+_ENDS = {
+    "service-thread": "and ended the thread of {executor} that hands results out: no more results "
+    "arrive",
+    "callback": "and {executor} kept that to itself: the result of this piece of work never comes",
+}
+"""What the error of a callback did, by the kind of its event."""
+
 _PASSES_ON = ("MaybeEncodingError", "NotShareableError")
 """Errors that only pass on that something could not be pickled, or loaded."""
 
@@ -53,23 +59,28 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
     loads = {e.pid for e in history.of(ev.LoadFailed)}
     failures = [f for f in found if f.kind in WORKER_KINDS]
     raised = {e.pid: e for e in history.of(ev.Raised) if e.what == "process"}
+    seen = {(e.pid, e.request) for e in history.of(ev.Seen)}
     missed = []
     for e in history.of(ev.Unseen):
         name = (e.exception or "").rsplit(".", 1)[-1]
         if history.is_after_shutdown(e) or name == "ShutdownExecutorError":  # of its own shutdown
+            continue
+        if (e.pid, e.request) in seen:
             continue
         if e.child in loads or (failures and _is_told(e, name, failures)):
             continue
         end = raised.get(e.child or 0)
         if end is not None and _says(failures, end.exception, end.message):
             continue
-        work = history.work_at(e.pid, e.place) or Work(history.cell_of_process(e.pid), None)
+        own = history.work_at(e.pid, e.place)
+        asked = history.work_of_message(e.request, e) if e.request else None
+        work = asked or own or Work(history.cell_of_process(e.pid), None)
         if e.child is not None and history.was_ended_on_purpose(e.child):
             continue
         error = _error(e.exception or "", e.message)
         if e.child in raised:
             error += f", {_error(raised[e.child].exception, raised[e.child].message)}"
-        names = work.place.names if work.place is not None else []
+        names = own.place.names if own is not None and own.place is not None else []
         thing = wording.reader_object(names) or next(iter(names), None)
         of = f" of {wording.clean(thing)}" if thing else ""
         many = f", {e.count} times" if e.count > 1 else ""

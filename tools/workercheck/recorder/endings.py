@@ -319,23 +319,44 @@ def watch_service_threads(threading: Any) -> None:
         monitor.observe(inner[0], "start", _thread_ends)
 
 
-def _thread_ends(frame: FrameType, _: Any) -> None:
+def _thread_ends(_frame: FrameType, _: Any) -> None:
     error = sys.exc_info()[1]
+    place = _place_of_callback(error)
+    if place:
+        _raised("service-thread", error, place)
+        return
+    threading = sys.modules["threading"]
+    if not hasattr(threading.excepthook, "__globals__"):  # nobody's own, which would be told
+        handles.lost(error)
+        work.thread_failed(threading.current_thread(), error)
+
+
+def callback_error_kept(_frame: FrameType, _: Any) -> bool:
+    """Write which error of a callback an executor took for one of its own, and kept to itself.
+
+    Returns
+    -------
+    bool
+        Whether the line is worth another call: only lines that handle an exception are.
+    """
+    error = sys.exc_info()[1]
+    place = _place_of_callback(error)
+    if place:
+        _raised("callback", error, place)
+    return error is not None
+
+
+def _place_of_callback(error: BaseException | None) -> int:
+    """Return the place of the result whose callback raised an error, 0 where none did."""
     tb = error.__traceback__ if error is not None else None
     while tb is not None and places.kind(tb.tb_frame) != places.READER:
         # The method that hands a result out is on the stack, and calls what raised.
-        place = (
-            handles.place_of(tb.tb_frame.f_locals.get("self"))
-            if places.kind(tb.tb_frame) == places.CARRIER
-            else 0
-        )
-        if place:
-            _raised("service-thread", error, place)
-            return
+        if places.kind(tb.tb_frame) == places.CARRIER:
+            place = handles.place_of(tb.tb_frame.f_locals.get("self"))
+            if place:
+                return place
         tb = tb.tb_next
-    hook = sys.modules["threading"].excepthook
-    if not hasattr(hook, "__globals__"):  # nobody's own, which would be told
-        handles.lost(error)
+    return 0
 
 
 def callback_error_logged(frame: FrameType, _: Any) -> None:

@@ -47,6 +47,8 @@ class Handle:
     """Name of the exception, empty for an exit code, and its message."""
     child: int | None = None
     """The pid, for a process."""
+    request = 0
+    """The message with which another process asked for the work, and got a proxy of the handle."""
 
     def __init__(
         self, thing: Callable[[], Any], what: str, place: int, owned: bool, call: Call | None
@@ -170,6 +172,8 @@ def fail(handle: Handle, exception: str, message: str) -> None:
     handle.failure = (exception, message)
     if handle.asked > handle.index:
         _see(handle)
+    elif handle.request:  # this process may be ended with the one that holds the proxy
+        write(handle.what, handle.place, exception, message, 1, request=handle.request)
     else:
         _failed.append(handle)
 
@@ -252,7 +256,13 @@ def _held_by_page() -> frozenset[int]:
 
 
 def write(
-    what: str, place: int, exception: str, message: str, count: int, child: int | None = None
+    what: str,
+    place: int,
+    exception: str,
+    message: str,
+    count: int,
+    child: int | None = None,
+    request: int = 0,
 ) -> None:
     """Write the event about failures that nobody looked at."""
     events.write(
@@ -263,6 +273,7 @@ def write(
         message=message,
         count=count,
         child=child,
+        request=request,
     )
 
 
@@ -279,6 +290,8 @@ def _see(handle: Handle) -> None:
     _seen_errors.add((handle.place, handle.failure[0]))
     if handle.call is not None:
         handle.call.seen = True
+    if handle.request:
+        events.write("seen", request=handle.request)
 
 
 places.place_of_future = place_of

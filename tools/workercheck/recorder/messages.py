@@ -196,6 +196,22 @@ def message_made(frame: "FrameType", result: "Any") -> None:
     _note_sent(result, frame.f_back, frame.f_locals.get("x"))
 
 
+def message_written(variable: str) -> "Any":
+    """Make the handler for what writes the message for ``obj`` into the buffer in *variable*."""
+
+    def handler(frame: "FrameType", _: "Any") -> None:
+        _get_ready()
+        here = frame.f_locals
+        _note_sent(here[variable].getvalue(), frame, here["obj"])
+
+    return handler
+
+
+def loaded() -> int:
+    """Return the fingerprint of the message that this worker loaded last."""
+    return _loaded
+
+
 def task_done(_frame: "FrameType", _: "Any") -> None:
     """Note that this worker is done with its message."""
     if _doing is not None:

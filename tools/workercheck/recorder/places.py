@@ -183,6 +183,15 @@ def is_held_by_reader(frame: FrameType | None) -> bool:
     return frame is not None and kind(frame) == READER
 
 
+def is_called_for_another(frame: FrameType | None) -> bool:
+    """Tell whether a function of a library is itself the task of another process."""
+    while frame is not None and kind(frame) == CARRIER:
+        if _calls_task(frame):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def is_reader_behind(frame: FrameType | None) -> bool:
     """Tell whether the reader's own code, and no library that carries work, is behind a frame."""
     while frame is not None:

@@ -6,8 +6,9 @@ Each function is called with the frame of a function of a library, see `workerch
 from __future__ import annotations
 
 import time
+import weakref
 
-from workercheck.recorder import handles, monitor, places
+from workercheck.recorder import events, handles, messages, monitor, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _submissions: dict[tuple[Any, ...], tuple[int, bool, Any]] = {}
 the future, and what keeps the function's id its own."""
 _LIMIT = 20_000
 
+_thread_errors: weakref.WeakKeyDictionary[Any, BaseException] = weakref.WeakKeyDictionary()
 _put: dict[int, int] = {}
 """By the id of an object that waits in a queue, which keeps it alive: its place."""
 _doomed: dict[int, tuple[dict[int, Any], dict[int, int]]] = {}
@@ -130,6 +132,15 @@ def was_asked(frame: FrameType, _: Any) -> None:
     handles.asked(handles.of(frame.f_locals["self"]))
 
 
+def wrapped_asked(attribute: str) -> monitor.Handler:
+    """Make the handler for a method that asks for the outcome of the work in *attribute*."""
+
+    def handler(frame: FrameType, _: Any) -> None:
+        handles.asked(handles.of(getattr(frame.f_locals["self"], attribute)))
+
+    return handler
+
+
 def was_shown(frame: FrameType, _: Any) -> None:
     """Note that the state of a piece of work was shown, with its failure if there is one."""
     handles.shown(handles.of(frame.f_locals["self"]))
@@ -165,7 +176,12 @@ def result_made(frame: FrameType, _: Any) -> None:
         pool = pool or method.f_locals.get("self")
     executor = places.executor_of(pool) if pool is not None else places.executor_behind(frame)
     place = places.place(frame.f_back, executor, function, arguments or ())
-    handles.register(result, "result", place, owned=places.is_held_by_reader(frame.f_back))
+    owned = places.is_held_by_reader(frame.f_back)
+    handles.register(result, "result", place, owned=owned)
+    if not owned and places.is_called_for_another(frame.f_back):
+        handle = handles.of(result)
+        assert handle is not None
+        handle.request = messages.loaded()
 
 
 def result_returned(argument: str) -> monitor.Handler:
@@ -182,6 +198,55 @@ def result_returned(argument: str) -> monitor.Handler:
             _result_failed(result, result._value)
 
     return handler
+
+
+def result_printed(mark: str) -> monitor.Handler:
+    """Make the handler for a result that is a text, with the traceback of its failure after *mark*.
+
+    Who asks for such a result gets the traceback printed.
+    """
+
+    def handler(frame: FrameType, _: Any) -> None:
+        here = frame.f_locals
+        text = bytes(here["sresult"]).decode(errors="replace")
+        handle = handles.of(here["self"])
+        if handle is not None and mark in text:
+            handles.fail(handle, *_last_error(text))
+
+    return handler
+
+
+def _last_error(text: str) -> tuple[str, str]:
+    """Return the name and the message of the exception with which a traceback ends."""
+    import re
+
+    for line in reversed(re.sub("\x1b\\[[0-9;]*m", "", text).splitlines()):  # without its colours
+        name, _, message = line.partition(": ")
+        if name.replace(".", "").isidentifier():
+            return name, events.text(message)[:1000]
+    return "", ""
+
+
+def thread_returned(argument: str) -> monitor.Handler:
+    """Make the handler for a method that returns the thread of the function in *argument*."""
+
+    def handler(frame: FrameType, thread: Any) -> None:
+        here, caller = frame.f_locals, frame.f_back
+        executor = places.executor_of(here["self"])
+        place = places.place(caller, executor, here.get(argument), here.get("args") or ())
+        handles.register(thread, "thread", place, owned=places.is_held_by_reader(caller))
+        handles.failed(handles.of(thread), _thread_errors.pop(thread, None))
+
+    return handler
+
+
+def thread_failed(thread: Any, error: BaseException | None) -> None:
+    """Note which error ended a thread; a quick one may end before it is returned."""
+    handle = handles.of(thread)
+    if handle is not None:
+        handles.failed(handle, error)
+    elif error is not None:
+        _thread_errors[thread] = error
 
 
 def result_set(frame: FrameType, _: Any) -> None:
