@@ -92,6 +92,28 @@ PAGES = {
         "point = 1j\nProcessPoolExecutor().submit(point.conjugate)",
         (LOST, POINT),
     ),
+    "static method": (
+        "class Grid:\n    @staticmethod\n    def cell(x): return x\n"
+        "multiprocessing.Pool(1).map(Grid.cell, [1])",
+        "class Grid:\n    cell = abs\nmultiprocessing.Pool(1).map(Grid.cell, [1])",
+        (LOST, "__main__.Grid.cell"),
+    ),
+    "class method": (
+        "class Grid:\n    @classmethod\n    def cell(cls, x): return x\n"
+        "multiprocessing.Pool(1).map(Grid.cell, [1])",
+        "multiprocessing.Pool(1).map(int.from_bytes, [b'1'])",
+        (LOST, "__main__.Grid"),
+    ),
+    "value of a dictionary": (
+        "work = {'area': area, 'abs': abs}\nProcessPoolExecutor().submit(work['area'], 2)",
+        "work = {'area': area, 'abs': abs}\nProcessPoolExecutor().submit(work['abs'], 2)",
+        (LOST, AREA),
+    ),
+    "values of a dictionary, in turn": (
+        "for name, work in {'area': area}.items():\n    ProcessPoolExecutor().submit(work, 2)",
+        "all = {'area': area}\nall.update(area=abs)\nProcessPoolExecutor().submit(all['area'], 2)",
+        (LOST, AREA),
+    ),
     "argument": (
         "multiprocessing.Pool(1).apply_async(repr, (Point(),))",
         "multiprocessing.Pool(1).apply_async(repr, (1,), callback=lambda done: None)",

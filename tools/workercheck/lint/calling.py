@@ -95,9 +95,7 @@ class Calling(Sending):
             return Bag((*function.items, *given.positional, *given.keywords.values()))
         if isinstance(function, Member):
             if isinstance(function.owner, Several):
-                for value in given.positional if function.name in _ADDING else ():
-                    function.owner.add(value)
-                return None
+                return _of_several(function.owner, function.name, given)
             if isinstance(function.owner, Made):
                 return self._method(function.owner, function.name, given, node)
             if isinstance(function.owner, Instance):
@@ -355,3 +353,18 @@ def _is_none(node: ast.Call, carrier: Carrier) -> bool:
         k.arg == name and isinstance(k.value, ast.Constant) and k.value.value is None
         for k in node.keywords
     )
+
+
+def _of_several(owner: Several, name: str, given: Arguments) -> Value:
+    """Return what a method of a list or a dictionary returns, and do what it does."""
+    if name in _ADDING:
+        for value in given.positional:
+            owner.add(value)
+    elif name == "values" and owner.by_key:
+        return Several(list(owner.by_key.values()), is_whole=False)
+    elif name == "items" and owner.by_key:
+        pairs = [Several([Constant(key), value]) for key, value in owner.by_key.items()]
+        return Several(list(pairs), is_whole=False)
+    elif name not in ("keys", "get", "copy"):
+        owner.by_key.clear()
+    return None

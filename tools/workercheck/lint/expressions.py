@@ -136,8 +136,13 @@ class Expressions:
     _Set = _List
 
     def _Dict(self, node: ast.Dict) -> Value:
-        keys = [self.value(key) for key in node.keys if key is not None]
-        return Several([*keys, *(self.value(value) for value in node.values)], is_whole=False)
+        keys = [self.value(key) for key in node.keys]
+        values = [self.value(value) for value in node.values]
+        found = Several([*keys, *values], is_whole=False)
+        if all(isinstance(key, Constant) for key in keys):
+            pairs = zip(keys, values, strict=True)
+            found.by_key = {key.value: value for key, value in pairs if isinstance(key, Constant)}
+        return found
 
     def _ListComp(self, node: ast.ListComp | ast.SetComp) -> Value:
         return Several(self._comprehension(node.generators, node.elt), is_whole=False)
@@ -184,6 +189,8 @@ class Expressions:
         if not isinstance(owner, Several) or not owner.items:
             return None
         index = node.slice.value if isinstance(node.slice, ast.Constant) else None
+        if isinstance(index, (str, int)) and index in owner.by_key:
+            return owner.by_key[index]
         if owner.is_whole and type(index) is int and index < len(owner.items):
             return owner.items[index]
         if isinstance(node.slice, ast.Slice):

@@ -19,6 +19,7 @@ from workercheck.lint.values import (
     Instance,
     Known,
     Made,
+    Member,
     Own,
     Scope,
     Several,
@@ -360,8 +361,17 @@ class Page(Calling):
         expects = any(ast.unparse(d).endswith(_MARKER) for d in node.decorator_list)
         self._defined.append((own, expects))
         own.is_cached = any(isinstance(d, Known) and d.name in _CACHES for d in decorators)
-        is_plain = own.is_cached or not decorators
-        self.scope.bind(node.name, own if is_plain else None)
+        kinds = [_last_name(decorator) for decorator in node.decorator_list]
+        if own.owner is not None and kinds == ["staticmethod"]:
+            own.owner = None
+        elif own.owner is not None and kinds == ["classmethod"]:
+            # It is pickled as an attribute of its class.
+            self.scope.bind(node.name, Member(own.owner, node.name))
+            return
+        elif decorators and not own.is_cached:
+            self.scope.bind(node.name, None)
+            return
+        self.scope.bind(node.name, own)
 
     _AsyncFunctionDef = _FunctionDef
 

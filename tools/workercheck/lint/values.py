@@ -110,6 +110,8 @@ class Several:
     """Whether these are all of them, one for one."""
     is_generator: bool = False
     """Whether it is a generator, which nothing can pickle."""
+    by_key: dict[str | int, Value] = dc.field(default_factory=dict)
+    """The values of a dictionary whose keys are told."""
 
     def __post_init__(self) -> None:
         """Forget what is too much: loops over loops may multiply it."""
@@ -119,6 +121,7 @@ class Several:
     def add(self, item: Value) -> None:
         """Add an element, in whatever place."""
         self.is_whole = False
+        self.by_key.clear()
         if len(self.items) < _MOST:
             self.items.append(item)
 
