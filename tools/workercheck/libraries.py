@@ -633,6 +633,13 @@ LIBRARIES = (
                 ("ProcessPool.schedule", "submit function"),
                 ("ProcessPool.submit", "submit function"),
             ),
+            # A future of an iterator over the results of chunks.
+            "pebble.pool.base_pool": (
+                ("MapFuture.__init__", "result-made"),
+                ("ProcessMapFuture.__init__", "result-made"),
+                ("map_results.<locals>.done_map", "chunk-done"),
+                ("MapResults.next", "item-asked"),
+            ),
         },
         senders={"pebble.pool.process": (("WorkerManager.dispatch", "future task.future"),)},
         answers=True,

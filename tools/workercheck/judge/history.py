@@ -212,7 +212,10 @@ class History:
         return None
 
     def guess(self, event: ev.Event, executor: str | None, message_id: str | None = None) -> Work:
-        """Return the latest work that could be meant: the last resort, marked as a guess."""
+        """Return the latest work that could be meant: the last resort.
+
+        It is marked as a guess unless all that could be meant is of one cell.
+        """
         if message_id in self._cell_of_message:
             return Work(self._cell_of_message[message_id], None)
         if self.kernel is not None and event.pid != self.kernel.pid and self._in_program(event.pid):
@@ -229,8 +232,9 @@ class History:
         before = [p for p in before if p.pid in above] or before
         same = [p for p in before if executor and libraries.public(p.executor) == executor]
         if same or before:
-            place = (same or before)[-1]
-            return Work(self._cell_of_place(place), place, is_guess=True)
+            places = same or before
+            cells = {self._cell_of_place(place) for place in places}
+            return Work(self._cell_of_place(places[-1]), places[-1], is_guess=len(cells) > 1)
         return Work(self.cell_at(event), None, is_guess=True)
 
     def _cell_of_place(self, place: ev.Place, depth: int = 20) -> int | None:

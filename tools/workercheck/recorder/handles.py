@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from weakref import ref as _reference
 
-from workercheck.recorder import events, places
+from workercheck.recorder import events
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -292,6 +292,3 @@ def _see(handle: Handle) -> None:
         handle.call.seen = True
     if handle.request:
         events.write("seen", request=handle.request)
-
-
-places.place_of_future = place_of

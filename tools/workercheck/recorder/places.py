@@ -72,7 +72,7 @@ _cells: dict[int, str | None] = {}
 _kernel: Any = None
 _main_thread = _get_ident()
 
-place_of_future: Callable[[Any], int] = lambda future: 0  # noqa: E731 - set by `handles`
+place_of_future: Callable[[Any], int] = lambda future: 0  # noqa: E731 - set by `work`
 """Returns the place of a future, 0 where it is not known."""
 
 
@@ -440,8 +440,10 @@ def _cell_of_task(frame: FrameType | None) -> str | None:
     """Return the cell that submitted the task of a thread pool that runs in this thread."""
     while frame is not None:
         if frame.f_code.co_name == "run" and frame.f_code.co_filename.endswith("thread.py"):
-            number = place_of_future(getattr(frame.f_locals.get("self"), "future", None))
-            return _cells.get(number)
+            # Since Python 3.14, what runs the task is called by what has the future.
+            future = getattr(frame.f_locals.get("self"), "future", None)
+            if future is not None:
+                return _cells.get(place_of_future(future))
         frame = frame.f_back
     return None
 

@@ -46,6 +46,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "result-set": ("start", work.result_set),
     "result-asked": ("start", work.was_asked),
     "wrapped-asked": ("start", work.wrapped_asked),
+    "chunk-done": ("return", work.chunk_done),
     "item-set": ("start", work.item_set),
     "item-asked": ("start", work.was_asked),
     "object-put": ("start", work.object_put),

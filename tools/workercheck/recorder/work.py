@@ -156,6 +156,10 @@ def thread_pool_made(frame: FrameType, _: Any) -> None:
 # --- Pool -----------------------------------------------------------------------------------------
 
 
+_FUNCTION = frozenset(("func", "function"))
+"""What the methods of pools call the function that is to run."""
+
+
 def result_made(frame: FrameType, _: Any) -> None:
     """Note the result, or the iterator over results, that a Pool is about to return."""
     here = frame.f_locals
@@ -166,13 +170,15 @@ def result_made(frame: FrameType, _: Any) -> None:
     # The method of the Pool has the function: apply_async, _map_async, imap.
     while (
         method is not None
-        and "func" not in method.f_locals
+        and _FUNCTION.isdisjoint(method.f_locals)
         and places.kind(method) == places.CARRIER
     ):
         method = method.f_back
     function = arguments = None
     if method is not None and places.kind(method) == places.CARRIER:
-        function, arguments = method.f_locals.get("func"), method.f_locals.get("args")
+        of_method = method.f_locals
+        function = of_method.get("func", of_method.get("function"))
+        arguments = of_method.get("args")
         pool = pool or method.f_locals.get("self")
     executor = places.executor_of(pool) if pool is not None else places.executor_behind(frame)
     place = places.place(frame.f_back, executor, function, arguments or ())
@@ -261,9 +267,23 @@ def result_set(frame: FrameType, _: Any) -> None:
 
 def _result_failed(result: Any, error: Any) -> None:
     handle = handles.of(result)
-    handles.failed(handle, error)
+    # billiard wraps an exception with its traceback.
+    handles.failed(handle, getattr(error, "exception", error))
     if getattr(result, "_error_callback", None) is not None:
         handles.asked(handle)
+
+
+def chunk_done(frame: FrameType, _: Any) -> None:
+    """Note the failures in a chunk, whose future has a list of results, for their iterator."""
+    here = frame.f_locals
+    whole, chunk = here["map_future"], here["_"]
+    items, handle = getattr(whole, "_result", None), handles.of(whole)
+    if items is None or handle is None:
+        return
+    if handles.of(items) is None:
+        handles.register(items, "result", handle.place, owned=handle.owned)
+    for one in getattr(chunk, "_result", None) or ():
+        handles.failed(handles.of(items), one.value)
 
 
 def item_set(frame: FrameType, _: Any) -> None:
@@ -304,6 +324,11 @@ def object_put(frame: FrameType, _: Any) -> None:
         )
 
 
+def place_of_running(future: Any) -> int:
+    """Return the place of a future whose work has begun, though `submit` may not have returned."""
+    return handles.place_of(future) or _wait_for_place(future)
+
+
 def queued_object(frame: FrameType, thing: Any) -> int:
     """Return the place of an object that the thread of a queue sends."""
     number = getattr(thing, "work_id", None)
@@ -313,7 +338,7 @@ def queued_object(frame: FrameType, thing: Any) -> int:
         future = getattr(items.get(number), "future", None)
         if future is None:
             return _place_of_doomed(items, number)
-        return handles.place_of(future) or _wait_for_place(future)
+        return place_of_running(future)
     return _put.pop(id(thing), 0)
 
 
@@ -351,7 +376,7 @@ def future_among(path: str) -> places.Resolver:
 
     def resolver(frame: FrameType, _: Any) -> int:
         future = getattr(frame.f_locals.get(variable), attribute, None)
-        return handles.place_of(future) or _wait_for_place(future)
+        return place_of_running(future)
 
     return resolver
 
@@ -407,3 +432,6 @@ def forget() -> None:
     _put.clear()
     _doomed.clear()
     _submissions.clear()
+
+
+places.place_of_future = place_of_running
