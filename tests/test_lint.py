@@ -712,6 +712,7 @@ BAD = {
     "cut.ipynb": (b'{"cells": [', "cut.ipynb:1: cannot be read as a notebook"),
     "nothing.py": (None, "nothing.py: No such file or directory."),
     "quoting.md": (b"```{code-cell}\n1\n```\n", "quoting.md:1: it is no notebook: its header does"),
+    "folder": (None, "folder: No such file or directory."),
     "notes.txt": (b"", "notes.txt: the file is neither a page nor a script."),
 }
 

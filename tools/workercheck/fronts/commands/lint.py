@@ -89,7 +89,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _lint(path: Path, *, is_named: bool = False) -> list[Finding] | None:
     """Return the findings about a file, None where it has no code."""
-    if path.suffix not in (_SCRIPT, *_PAGES):
+    if path.suffix not in (_SCRIPT, *_PAGES) and path.exists():
         raise _UnreadableError(
             f"{path}: the file is neither a page nor a script. Name .md, .ipynb or .py files."
         )
