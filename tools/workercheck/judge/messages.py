@@ -100,18 +100,17 @@ def _executor(work: Work, loading: str | None) -> str | None:
 def failed_dumps(history: History) -> list[Finding]:
     """Return a finding for each object that could not be pickled, so that it never left."""
     found = []
-    inside: set[tuple[int, int, str, str]] = set()
+    blamed: set[tuple[int, int, str, str]] = set()
     for e in history.of(ev.PickleFailed):
         cause = (e.pid, e.place, e.exception, e.message)
+        is_to_blame = wording.is_named_by(e.message, e.object)
         # An interpreter is sent the arguments one by one, and all of them where one cannot be.
-        if history.is_after_shutdown(e) or (e.object in _CONTAINERS and cause in inside):
+        if history.is_after_shutdown(e) or (cause in blamed and not is_to_blame):
             continue
-        inside.add(cause)
+        if is_to_blame:
+            blamed.add(cause)
         found.append(_failed_dump(history, e))
     return found
-
-
-_CONTAINERS = ("tuple", "list", "dict")
 
 
 def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:

@@ -230,13 +230,26 @@ def _name_of_unsent(thing: Any) -> str | None:
         thing = function if function is not None else thing
     elif type(thing) is tuple and len(thing) == 5:  # a task of a Pool
         thing = _function_of_chunk(thing)
-    elif type(thing) is tuple and len(thing) == 3 and type(thing[2]) is tuple:  # a result of a Pool
-        thing = thing[2][-1]
+    elif _is_result_of_pool(thing):
+        thing = thing[2][1]
         if type(thing).__module__.startswith(MODULES):  # an error, with its traceback
             thing = getattr(thing, "exc", thing)
+    elif type(thing) is tuple:  # a function and its arguments, as other libraries send them
+        thing = next((one for one in thing if callable(one)), thing)
     batched = places.first_of_batch(thing)
     thing = batched if batched is not None else thing
     return events.qualified(thing) or events.qualified(type(thing))
+
+
+def _is_result_of_pool(thing: Any) -> bool:
+    """Tell whether a message is the number of a task, and whether it succeeded, with its value."""
+    return (
+        type(thing) is tuple
+        and len(thing) == 3
+        and type(thing[2]) is tuple
+        and len(thing[2]) == 2
+        and type(thing[2][0]) is bool
+    )
 
 
 def _function_of_chunk(task: tuple[Any, ...]) -> Any:

@@ -84,6 +84,8 @@ _seen_errors: set[tuple[int, str]] = set()
 
 _BROKEN = ("BrokenExecutor", "ShutdownExecutorError", "CancelledError")
 """Errors that only follow from the end of an executor, by the name of a class or of its base."""
+_BROKEN_BY_INITIALIZER = ("BrokenThreadPool",)
+"""Those of executors of which no process ends, so that nothing else is told."""
 
 
 def register(
@@ -154,7 +156,8 @@ def failed(handle: Handle | None, error: Any, index: int = 0) -> None:
     """Note that a piece of work failed."""
     if handle is None or handle.failure is not None or not isinstance(error, BaseException):
         return
-    if any(cls.__name__ in _BROKEN for cls in type(error).__mro__):
+    names = [cls.__name__ for cls in type(error).__mro__]
+    if not set(_BROKEN).isdisjoint(names) and names[0] not in _BROKEN_BY_INITIALIZER:
         return
     handle.index = index
     fail(handle, events.qualified(type(error)) or "", events.message_of(error))
