@@ -517,7 +517,11 @@ def lost_objects(path: Path) -> bool:
     )
 
 
-ONLY_A_RUN = {"script-from-standard-input", "joblib-multiprocessing"}
+ONLY_A_RUN = {
+    "script-from-standard-input",
+    "joblib-multiprocessing",
+    "joblib-multiprocessing-lambda",
+}
 """Pages that hand the text of a script to the shell, which the lint does not read, or name a
 backend of joblib, about which it says nothing."""
 

@@ -539,6 +539,7 @@ LIBRARIES = (
                 ("Client._gather", "keyed-gathered"),
                 ("fire_and_forget", "keyed-sent-off"),
             ),
+            "distributed.cfexecutor": (("ClientExecutor.submit", "submit fn"),),
             "distributed.scheduler": (("SchedulerState._propagate_erred", "keyed-erred"),),
             # A nanny waits for none but those that it has asked to close. One that is still
             # starting stumbles over that, and exits with 1.
@@ -639,7 +640,10 @@ LIBRARIES = (
                 ("ProcessMapFuture.__init__", "result-made"),
                 ("map_results.<locals>.done_map", "chunk-done"),
                 ("MapResults.next", "item-asked"),
+                ("run_initializer", "initializer-error-kept"),
             ),
+            # A worker says that it has a task before it runs it.
+            "pebble.common.process": (("process_execute", "task-begins"),),
         },
         senders={"pebble.pool.process": (("WorkerManager.dispatch", "future task.future"),)},
         answers=True,

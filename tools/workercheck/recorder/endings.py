@@ -306,6 +306,19 @@ def error_logged(frame: FrameType, _: Any) -> None:
         _raised("initializer", sys.exc_info()[1], 0)
 
 
+def initializer_error_kept(_frame: FrameType, _: Any) -> bool:
+    """Write which error in its initializer a library catches before it ends this worker.
+
+    Returns
+    -------
+    bool
+        Whether the line is worth another call: only lines that handle an exception are.
+    """
+    error = sys.exc_info()[1]
+    _raised("initializer", error, 0)
+    return error is not None
+
+
 def watch_service_threads(threading: Any) -> None:
     """Notice an error that ends a thread which serves an executor: results are lost with it."""
     if not hasattr(sys, "monitoring"):

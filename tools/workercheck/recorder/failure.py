@@ -236,6 +236,8 @@ def _name_of_unsent(thing: Any) -> str | None:
             thing = getattr(thing, "exc", thing)
     elif type(thing) is tuple:  # a function and its arguments, as other libraries send them
         thing = next((one for one in thing if callable(one)), thing)
+    wrapped = getattr(thing, "__dict__", {}).get("func")  # what a library runs it through
+    thing = wrapped if callable(wrapped) else thing
     batched = places.first_of_batch(thing)
     thing = batched if batched is not None else thing
     return events.qualified(thing) or events.qualified(type(thing))

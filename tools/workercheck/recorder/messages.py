@@ -37,6 +37,8 @@ _wrappers: "set[CodeType]" = set()
 """The code of wrappers, by which a message within a message is known."""
 _inner: "tuple[BaseException, dict[str, Any]] | None" = None
 """The failure of a message within the one that is being loaded."""
+_last_failed = 0
+"""The id of the latest error of a message that could not be made, while it is handled."""
 _is_ready = False
 _is_worker = False
 _places: "Any" = None
@@ -210,6 +212,12 @@ def message_written(variable: str) -> "Any":
 def loaded() -> int:
     """Return the fingerprint of the message that this worker loaded last."""
     return _loaded
+
+
+def task_begins(_frame: "FrameType", _: "Any") -> None:
+    """Note that this worker works on its message, to which it has only said that it has it."""
+    if _doing is not None:
+        _doing[0] = _WORKING
 
 
 def task_done(_frame: "FrameType", _: "Any") -> None:
@@ -389,9 +397,20 @@ def _map_ring() -> "Any":
     return _ring
 
 
+def not_sent(exc: BaseException, frame: "FrameType", thing: "Any", place: int) -> None:
+    """Note that a library pickled something by itself in a function with *frame*, and could not."""
+    if id(exc) != _last_failed and not isinstance(exc, OSError):  # the way is no longer there
+        from workercheck.recorder import failure
+
+        fields = failure.describe_unsent(exc, frame, thing)
+        events.write("pickle-failed", place=place, reply_to=0, is_result=False, **fields)
+
+
 def _dump_failed(
     exc: BaseException, caller: "FrameType | None", thing: "Any", is_plain: bool
 ) -> None:
+    global _last_failed
+    _last_failed = id(exc)
     try:
         if (is_plain and _places.falls_back(caller)) or _is_nested(caller):
             return

@@ -263,6 +263,11 @@ def result_set(frame: FrameType, _: Any) -> None:
     )
     if not success:
         _result_failed(here["self"], value)
+        sender = frame.f_back
+        if sender is not None and id(sender.f_code) in places.resolvers and sender.f_locals:
+            # The thread that sends a task sets its result only where it could not.
+            place = handles.place_of(here["self"])
+            messages.not_sent(value, sender, sender.f_locals.get("task"), place)
 
 
 def _result_failed(result: Any, error: Any) -> None:
