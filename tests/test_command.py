@@ -382,3 +382,9 @@ def test_terminal_is_the_commands_own(tmp_path: Path) -> None:
         assert_gone(below)
     finally:
         os.close(terminal)
+
+
+def test_file_that_only_starts_a_program_hands_no_work_out(runs: dict[str, Watched]) -> None:
+    run = runs["of_another_program"]
+    assert ["lost.py"] == [page["source"] for page in run.report["pages"]]
+    assert "1 file or test handed out work" in run.err

@@ -26,6 +26,7 @@ _EXAMPLE = re.compile(r"<doctest .*\[(\d+)\]>")
 
 # Kept from before a test suite or a page can replace them.
 _isabs, _isfile, _join = os.path.isabs, os.path.isfile, os.path.join
+_basename = os.path.basename
 try:
     _cwd = os.getcwd()
 except OSError:  # it was removed
@@ -87,8 +88,9 @@ def _in_docstring(frame: FrameType) -> tuple[str, int] | None:
     """Return the position of an example of `doctest`, which its runner knows."""
     match = _EXAMPLE.match(frame.f_code.co_filename)
     runner: FrameType | None = frame
+    # `python -m doctest` runs the module under another name.
     while runner is not None and not (
-        runner.f_globals.get("__name__") == "doctest" and "examplenum" in runner.f_locals
+        _basename(runner.f_code.co_filename) == "doctest.py" and "examplenum" in runner.f_locals
     ):
         runner = runner.f_back
     if runner is None or match is None:
@@ -98,5 +100,21 @@ def _in_docstring(frame: FrameType) -> tuple[str, int] | None:
     if type(test.filename) is not str or number >= len(test.examples):
         return None
     # Both count from 0: the docstring in its file, the example in its docstring.
-    first = (test.lineno or 0) + test.examples[number].lineno
-    return test.filename, first + (frame.f_lineno or 1)
+    example, above = test.examples[number], test.lineno or 0
+    first = _first_of(test.examples[0].source, test.filename, above)
+    line = above if first is None else first - int(test.examples[0].lineno)
+    return test.filename, line + int(example.lineno) + (frame.f_lineno or 1)
+
+
+def _first_of(source: str, path: str, above: int) -> int | None:
+    """Return the 0-based line of the first example of a text.
+
+    Sphinx counts the lines of its directives from where they begin, not from where their text does.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip().removeprefix(">>> ") for line in file]
+    except (OSError, ValueError):
+        return None
+    wanted = source.split("\n", 1)[0].strip()
+    return next((n for n in range(above, len(lines)) if lines[n] == wanted), None)

@@ -36,8 +36,9 @@ def of_command(
     history = History(steps, events)
     pages = _Pages(argv)
     for line, executors in zip(steps.cells, _executors(history), strict=True):
-        page = pages.of_step(line)
-        page.executors = list(dict.fromkeys([*page.executors, *executors]))
+        if executors:  # a line that only starts a program hands nothing out
+            page = pages.of_step(line)
+            page.executors = list(dict.fromkeys([*page.executors, *executors]))
     for pid, method in history.work_processes().items():
         step = step_at(steps.cells, history.cell_of_process(pid))
         if step is not None:

@@ -91,7 +91,12 @@ class Check:
         self, app: Sphinx, env: BuildEnvironment, docnames: list[str]
     ) -> None:
         """Execute the pages that are about to be read, unless the cache has them."""
-        self.execution.execute(docnames)
+        try:
+            self.execution.execute(docnames)
+        except KeyboardInterrupt as exc:
+            # Sphinx tells its extensions about errors that end a build, and not about this.
+            self._tell(app, exc)
+            raise
         # Those whose file cannot be read, Sphinx must not try.
         docnames[:] = [name for name in docnames if name in env.found_docs]
 
@@ -112,6 +117,11 @@ class Check:
 
     def on_build_finished(self, app: Sphinx, exception: Exception | None) -> None:
         """Write the report and print the summary, however far the build has come."""
+        self._tell(app, exception)
+        if exception is None:
+            self.execution.handover.close()
+
+    def _tell(self, app: Sphinx, exception: BaseException | None) -> None:
         found = self.report.whole(exception)
         if found.verdict == "fail":
             LOGGER.error("%s", report.text(found))
@@ -122,8 +132,6 @@ class Check:
             found.write(Path(app.outdir))
         except OSError as exc:
             raise files.unwritable(exc) from exc
-        if exception is None:
-            self.execution.handover.close()
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:

@@ -82,7 +82,7 @@ class SiteReport:
                 pathto(provenance.REPORT),
             )
 
-    def whole(self, exception: Exception | None) -> Report:
+    def whole(self, exception: BaseException | None) -> Report:
         """Return the report, tied to the files that the build has written.
 
         What an earlier build wrote for pages that are gone is removed, but for files that somebody
@@ -149,7 +149,9 @@ class SiteReport:
         return dc.replace(page, findings=[*page.findings, *findings])
 
 
-def _in_words(exception: Exception) -> str:
+def _in_words(exception: BaseException) -> str:
     """Return an exception on one line; one of Sphinx's is a sentence by itself."""
+    if isinstance(exception, KeyboardInterrupt):
+        return "it was interrupted"
     text = "" if type(exception) is SphinxError else f"{type(exception).__name__}: "
     return " ".join(f"{text}{exception}".split())
