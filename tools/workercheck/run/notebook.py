@@ -22,6 +22,9 @@ from workercheck.run.watch import POLL, Watch
 SETTLE = 15.0
 """Seconds that work still under way after the last cell gets to fail, before the kernel goes."""
 
+AFTER_LOSS = 1.0
+"""Seconds that it gets where the page has lost work already, which may never end."""
+
 ANSWERS_WITHIN = 5.0
 """Seconds in which the recorder in a kernel hears a question, and in which its answer arrives."""
 
@@ -199,19 +202,23 @@ class NotebookRun:
         is_asked = False
         started = time.monotonic()
         while not watch.has_last_words:
+            self.is_cut_short = watch.failed_at is not None
+            if self.is_cut_short and watch.waited(started) > 2 * AFTER_LOSS:
+                return
             may_come = is_asked and not watch.is_damaged
             if time.monotonic() - started > (SETTLE if may_come else 0.0) + ANSWERS_WITHIN:
                 self.evidence.append(ev.Unanswered)
                 break
-            is_asked = is_asked or self.kernel.ask_for_last_words(watch.token, SETTLE)
+            patience = AFTER_LOSS if self.is_cut_short else SETTLE
+            is_asked = is_asked or self.kernel.ask_for_last_words(watch.token, patience)
             watch.look()
-            if watch.failed_at is not None:
-                self.is_cut_short = True
-                return
             if watch.tree.kernel_has_ended:
                 self._kernel_died()
                 return
             await asyncio.sleep(0.05)
+        self.is_cut_short = watch.failed_at is not None
+        if self.is_cut_short:
+            return
         watch.scan()
         while watch.is_process_awaited:
             await asyncio.sleep(POLL)

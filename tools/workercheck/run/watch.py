@@ -124,8 +124,11 @@ class Watch:
         """
         if self.failed_at is None:
             return False
-        waited = time.monotonic() - max(self.failed_at, cell_started)
-        return waited > GRACE or len(self._failed_since) > RESPAWNS
+        return self.waited(cell_started) > GRACE or len(self._failed_since) > RESPAWNS
+
+    def waited(self, began: float) -> float:
+        """Return for how many seconds what began then has gone on since the page failed."""
+        return time.monotonic() - max(self.failed_at or 0.0, began)
 
     @property
     def is_process_awaited(self) -> bool:
