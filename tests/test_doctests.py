@@ -79,21 +79,23 @@ HEALTHY = """
 HOSTS = {
     "doctest": [sys.executable, "-m", "doctest", "numbers_.py"],
     "pytest": [tool("pytest"), "-q", "-p", "no:cacheprovider", "--doctest-modules", "numbers_.py"],
-    "sphinx": [tool("sphinx-build"), "-q", "-b", "doctest", ".", "out"],
+    "sphinx": [tool("sphinx-build"), "-q", "-b", "doctest", "docs", "out"],
 }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "numbers_.py").write_text(MODULE.lstrip())
-    (tmp_path / "conf.py").write_text("extensions = ['sphinx.ext.doctest']\n")
-    (tmp_path / "index.rst").write_text(SETUP + EXAMPLES)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "conf.py").write_text("extensions = ['sphinx.ext.doctest']\n")
+    (docs / "index.rst").write_text(SETUP + EXAMPLES)
     return tmp_path
 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_file_and_line_of_an_example_are_named(folder: Path, host: str) -> None:
-    name = "index.rst" if host == "sphinx" else "numbers_.py"
+    name = "docs/index.rst" if host == "sphinx" else "numbers_.py"
     expected = [
         (kind, number)
         for number, line in enumerate((folder / name).read_text().splitlines(), 1)
@@ -111,6 +113,6 @@ def test_file_and_line_of_an_example_are_named(folder: Path, host: str) -> None:
 
 
 def test_healthy_examples_are_green(folder: Path) -> None:
-    (folder / "index.rst").write_text(SETUP + HEALTHY)
+    (folder / "docs/index.rst").write_text(SETUP + HEALTHY)
     run = watch(folder, "report", *HOSTS["sphinx"])
     assert (0, []) == (run.status, run.found), run.err

@@ -100,10 +100,20 @@ def _in_docstring(frame: FrameType) -> tuple[str, int] | None:
     if type(test.filename) is not str or number >= len(test.examples):
         return None
     # Both count from 0: the docstring in its file, the example in its docstring.
-    example, above = test.examples[number], test.lineno or 0
-    first = _first_of(test.examples[0].source, test.filename, above)
+    example, above, path = test.examples[number], test.lineno or 0, _path_of(test.filename, runner)
+    first = _first_of(test.examples[0].source, path, above)
     line = above if first is None else first - int(test.examples[0].lineno)
-    return test.filename, line + int(example.lineno) + (frame.f_lineno or 1)
+    return path, line + int(example.lineno) + (frame.f_lineno or 1)
+
+
+def _path_of(name: str, runner: FrameType) -> str:
+    """Return the path of a file with examples, which Sphinx names from the folder of its pages."""
+    frame: FrameType | None = None if _isabs(name) else runner
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "sphinx.ext.doctest":
+            return _join(str(getattr(frame.f_locals.get("self"), "srcdir", "")), name)
+        frame = frame.f_back
+    return name
 
 
 def _first_of(source: str, path: str, above: int) -> int | None:
