@@ -634,6 +634,10 @@ LIBRARIES = (
                 ("ProcessPool.schedule", "submit function"),
                 ("ProcessPool.submit", "submit function"),
             ),
+            "pebble.pool.thread": (
+                ("ThreadPool.schedule", "submit function"),
+                ("ThreadPool.submit", "submit function"),
+            ),
             # A future of an iterator over the results of chunks.
             "pebble.pool.base_pool": (
                 ("MapFuture.__init__", "result-made"),

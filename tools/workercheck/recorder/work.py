@@ -279,7 +279,10 @@ def _result_failed(result: Any, error: Any) -> None:
 
 
 def chunk_done(frame: FrameType, _: Any) -> None:
-    """Note the failures in a chunk, whose future has a list of results, for their iterator."""
+    """Note the failures in a chunk, whose future has a list of results, for their iterator.
+
+    The page has the iterator, and gets what became of the chunk from there.
+    """
     here = frame.f_locals
     whole, chunk = here["map_future"], here["_"]
     items, handle = getattr(whole, "_result", None), handles.of(whole)
@@ -287,6 +290,10 @@ def chunk_done(frame: FrameType, _: Any) -> None:
         return
     if handles.of(items) is None:
         handles.register(items, "result", handle.place, owned=handle.owned)
+    of_chunk = handles.of(chunk)
+    if of_chunk is not None:
+        of_chunk.owned = False
+    handles.failed(handles.of(items), getattr(chunk, "_exception", None))
     for one in getattr(chunk, "_result", None) or ():
         handles.failed(handles.of(items), one.value)
 
