@@ -295,13 +295,16 @@ def error_printed(frame: FrameType, _: Any) -> None:
 def error_logged(frame: FrameType, _: Any) -> None:
     """Write which error in its initializer ended this worker of an executor.
 
-    The threads of an executor log an error of their own in the same way, and give their work up.
+    The threads of an executor log errors in the same way: no process ends, and the futures know.
     """
+    import threading
+
     caller = frame.f_back
     if (
         caller is not None
         and places.kind(caller) == places.CARRIER
         and caller.f_locals.get("initializer") is not None
+        and threading.current_thread() is threading.main_thread()
     ):
         _raised("initializer", sys.exc_info()[1], 0)
 
