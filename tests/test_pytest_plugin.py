@@ -423,7 +423,15 @@ def test_plugin_imports_next_to_nothing_without_the_option() -> None:
 
 def unseen(count: int) -> ev.Event:
     return ev.Unseen(
-        pid=1, time=0, what="future", place=1, exception=None, message="", count=count, child=None
+        pid=1,
+        time=0,
+        what="future",
+        place=1,
+        exception=None,
+        message="",
+        count=count,
+        child=None,
+        request=0,
     )
 
 
