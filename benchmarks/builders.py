@@ -45,6 +45,8 @@ class Builder:
         self._logs = folder
         self._count = 0
         shutil.copytree(site, self.source)
+        for path in site.parent.glob("*.py"):
+            shutil.copy(path, folder)
         ours = name in (THIS, OFF)
         conf = CONF.format(
             extensions=["myst_nb", "workercheck"] if ours else ["myst_nb"],

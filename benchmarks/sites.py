@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "source" / "tutorial"
@@ -53,13 +54,19 @@ time.sleep({seconds})
 
 
 def copied(folder: Path, pages_of: Path = TUTORIALS) -> int:
-    """Copy the pages with code that may run in company into a folder; return how many."""
+    """Copy the pages with code that may run in company into a folder; return how many.
+
+    What they load from beside their own folder goes beside the copy.
+    """
     pages = {
         path.name: text
         for path in sorted(pages_of.glob("*.md"))
         # Two builds of a page that has the machine to itself differ in nothing.
         if "{code-cell}" in (text := path.read_text("utf-8")) and "exclusive: true" not in text
     }
+    for path in pages_of.parent.glob("*.py"):
+        if path.name != "conf.py":
+            shutil.copy(path, folder.parent)
     return _write(folder, pages)
 
 
