@@ -363,8 +363,9 @@ def _of_several(owner: Several, name: str, given: Arguments) -> Value:
     elif name == "values" and owner.by_key:
         return Several(list(owner.by_key.values()), is_whole=False)
     elif name == "items" and owner.by_key:
-        pairs = [Several([Constant(key), value]) for key, value in owner.by_key.items()]
-        return Several(list(pairs), is_whole=False)
+        return Several(
+            [Several([Constant(key), value]) for key, value in owner.by_key.items()], is_whole=False
+        )
     elif name not in ("keys", "get", "copy"):
         owner.by_key.clear()
     return None

@@ -361,17 +361,13 @@ class Page(Calling):
         expects = any(ast.unparse(d).endswith(_MARKER) for d in node.decorator_list)
         self._defined.append((own, expects))
         own.is_cached = any(isinstance(d, Known) and d.name in _CACHES for d in decorators)
+        bound: Value = own if own.is_cached or not decorators else None
         kinds = [_last_name(decorator) for decorator in node.decorator_list]
         if own.owner is not None and kinds == ["staticmethod"]:
-            own.owner = None
+            own.owner, bound = None, own
         elif own.owner is not None and kinds == ["classmethod"]:
-            # It is pickled as an attribute of its class.
-            self.scope.bind(node.name, Member(own.owner, node.name))
-            return
-        elif decorators and not own.is_cached:
-            self.scope.bind(node.name, None)
-            return
-        self.scope.bind(node.name, own)
+            bound = Member(own.owner, node.name)  # pickled as an attribute of its class
+        self.scope.bind(node.name, bound)
 
     _AsyncFunctionDef = _FunctionDef
 
