@@ -87,15 +87,17 @@ def test_example_and_line_are_named(runs: dict[str, Watched], how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "kinds"),
     [
-        ("lost", "pickle-task"),  # its function is pickled when its module is gone
-        ("swallowed", "unpickle-task"),
-        ("unseen", "unseen-failure"),
-        ("expects", "unpickle-task"),
-        ("mended", "expected-but-absent"),
+        # The executor's thread pickles the function before or after the example's module is gone.
+        ("lost", {"pickle-task", "unpickle-task"}),
+        ("swallowed", {"unpickle-task"}),
+        ("unseen", {"unseen-failure"}),
+        ("expects", {"unpickle-task"}),
+        ("mended", {"expected-but-absent"}),
     ],
 )
-def test_kind_is_told(runs: dict[str, Watched], name: str, kind: str) -> None:
+def test_kind_is_told(runs: dict[str, Watched], name: str, kinds: set[str]) -> None:
     (page,) = [p for p in runs["serial"].report["pages"] if p["source"].endswith(f"_{name}.py")]
-    assert [kind] == [finding["kind"] for finding in page["findings"]]
+    (finding,) = page["findings"]
+    assert finding["kind"] in kinds
