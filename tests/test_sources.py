@@ -115,16 +115,52 @@ def test_where_it_cannot_be_known_nothing_is_unchanged(tmp_path: Path) -> None:
     file.write_text("value = 1\n")
     status = file.stat()
     ran = ev.FileRan(
-        pid=1, time=1.0, path=str(file), size=status.st_size, modified=status.st_mtime_ns
+        pid=1,
+        time=1.0,
+        path=str(file),
+        size=status.st_size,
+        modified=status.st_mtime_ns,
+        written=None,
     )
     last_words = ev.LastWords(pid=1, time=2.0, token="")
-    assert {str(file)} == (sources.ran([ran, last_words]) or {}).keys()
+    assert {str(file)} == (sources.ran([ran, last_words], []) or {}).keys()
     # A kernel that had no last words may have run more than it told.
-    assert sources.ran([ran]) is None
-    assert sources.ran([ran, last_words, ev.Unanswered(pid=1, time=2.0)]) is None
+    assert sources.ran([ran], []) is None
+    assert sources.ran([ran, last_words, ev.Unanswered(pid=1, time=2.0)], []) is None
     assert not sources.unchanged(None)
     # Edited while the page ran: nobody knows which of the two it ran.
     os.utime(file, ns=(0, 0))
-    assert sources.ran([ran, last_words]) is None
+    assert sources.ran([ran, last_words], []) is None
     file.unlink()
-    assert sources.ran([ran, last_words]) is None
+    assert sources.ran([ran, last_words], []) is None
+
+
+WRITES = """
+import subprocess, sys, tempfile, textwrap
+from pathlib import Path
+
+def run(text):
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "script.py")
+        script.write_text(textwrap.dedent(text))
+        subprocess.run([sys.executable, str(script)], check=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "is_known"),
+    [
+        ("run('''import json\n\nprint(json)\n''')", True),
+        ("if True:\n    run('''\n        import json\n        print(json)\n    ''')", True),
+        ("run(Path('of_project.py').read_text())", False),
+        ("run('imp' + 'ort json')", False),
+        ("run('')", False),
+    ],
+)
+def test_file_that_is_removed_is_known_by_its_text_in_a_cell(
+    tmp_path: Path, cell: str, is_known: bool
+) -> None:
+    (tmp_path / "of_project.py").write_text("print(1)\n")
+    run = execute(page(tmp_path, WRITES, cell))[0]
+    assert [] == [event for event in run.events if getattr(event, "exception", None)]
+    assert ({} if is_known else None) == run.sources

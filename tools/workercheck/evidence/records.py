@@ -234,6 +234,8 @@ class FileRan(Event):
     """In bytes, -1 where there is no such file."""
     modified: int
     """When it was last modified, in nanoseconds since the epoch, -1 where there is no such file."""
+    written: str | None
+    """Its text, if it was written during the run."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

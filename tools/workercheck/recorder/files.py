@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Kept from before a test suite or a page can replace them.
 _stat, _abspath, _dirname, _SEP = os.stat, os.path.abspath, os.path.dirname, os.sep
+_open, _read, _close = os.open, os.read, os.close
+_TEXT_LIMIT = 65_536  # bytes
 _told: "set[str]" = set()
 _installed: "tuple[str, ...]" = ()
 
@@ -76,6 +78,7 @@ def _tell(path: "Any") -> None:
         return
     path = _abspath(path)
     size = modified = -1
+    written = None
     while len(path) > 1:
         try:
             status = _stat(path)
@@ -85,5 +88,21 @@ def _tell(path: "Any") -> None:
         except OSError:
             break
         size, modified = status.st_size, status.st_mtime_ns
+        written = _written(path, status)
         break
-    events.write("file-ran", path=events.text(path), size=size, modified=modified)
+    events.write("file-ran", path=events.text(path), size=size, modified=modified, written=written)
+
+
+def _written(path: str, status: os.stat_result) -> "str | None":
+    """Return the text of a file that was written during the run, None where that is none."""
+    try:
+        begin = _stat(events.folder + "/" + events.INTACT).st_mtime_ns
+        if status.st_ctime_ns < begin or status.st_size > _TEXT_LIMIT:
+            return None
+        fd = _open(path, os.O_RDONLY)
+        try:
+            return _read(fd, _TEXT_LIMIT).decode()
+        finally:
+            _close(fd)
+    except (OSError, ValueError):
+        return None

@@ -265,6 +265,7 @@ async def _run(
         language = notebook.metadata.get("language_info", {}).get("name", "python")
         evidence.append(ev.Finished, date=time.time(), seconds=seconds, language=language)
         events = evidence.read()
-        return Run(page, notebook, events, seconds, sources.ran(events))
+        known = sources.ran(events, [cell.source for cell in page.cells])
+        return Run(page, notebook, events, seconds, known)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,10 +9,18 @@ from pathlib import Path
 from workercheck.evidence import records as ev
 
 
-def ran(events: Sequence[ev.Event]) -> dict[str, str] | None:
+def ran(events: Sequence[ev.Event], cells: Sequence[str]) -> dict[str, str] | None:
     """Return what the processes of a run ran of files that are not installed.
 
-    To be asked right after the run.
+    To be asked right after the run. A file that the page wrote with a text of its own is no source
+    of the page: that text is in a cell.
+
+    Parameters
+    ----------
+    events
+        The run's evidence.
+    cells
+        The code of the page's cells.
 
     Returns
     -------
@@ -24,8 +32,13 @@ def ran(events: Sequence[ev.Event]) -> dict[str, str] | None:
     if ev.LastWords not in kinds or ev.Unanswered in kinds:
         return None
     found: dict[str, str] = {}
+    own = [_without_margins(cell) for cell in cells]
     for event in events:
         if isinstance(event, ev.FileRan):
+            if event.written is not None:
+                text = _without_margins(event.written)
+                if text and any(text in cell for cell in own):
+                    continue
             try:
                 status = Path(event.path).stat()
                 if (status.st_size, status.st_mtime_ns) != (event.size, event.modified):
@@ -35,6 +48,11 @@ def ran(events: Sequence[ev.Event]) -> dict[str, str] | None:
             except (OSError, ValueError):
                 return None
     return found
+
+
+def _without_margins(text: str) -> str:
+    """Return a text without indentation and empty lines: a cell may remove both as it writes."""
+    return "\n".join(line for line in map(str.strip, text.splitlines()) if line)
 
 
 def unchanged(files: Mapping[str, str] | None) -> bool:
