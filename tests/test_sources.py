@@ -115,52 +115,112 @@ def test_where_it_cannot_be_known_nothing_is_unchanged(tmp_path: Path) -> None:
     file.write_text("value = 1\n")
     status = file.stat()
     ran = ev.FileRan(
-        pid=1,
-        time=1.0,
-        path=str(file),
-        size=status.st_size,
-        modified=status.st_mtime_ns,
-        written=None,
+        pid=1, time=1.0, path=str(file), size=status.st_size, modified=status.st_mtime_ns
     )
     last_words = ev.LastWords(pid=1, time=2.0, token="")
-    assert {str(file)} == (sources.ran([ran, last_words], []) or {}).keys()
+    assert {str(file)} == (sources.used([ran, last_words]) or {}).keys()
     # A kernel that had no last words may have run more than it told.
-    assert sources.ran([ran], []) is None
-    assert sources.ran([ran, last_words, ev.Unanswered(pid=1, time=2.0)], []) is None
+    assert sources.used([ran]) is None
+    assert sources.used([ran, last_words, ev.Unanswered(pid=1, time=2.0)]) is None
     assert not sources.unchanged(None)
     # Edited while the page ran: nobody knows which of the two it ran.
     os.utime(file, ns=(0, 0))
-    assert sources.ran([ran, last_words], []) is None
+    assert sources.used([ran, last_words]) is None
     file.unlink()
-    assert sources.ran([ran, last_words], []) is None
+    assert sources.used([ran, last_words]) is None
 
 
-WRITES = """
-import subprocess, sys, tempfile, textwrap
+READS_AND_WRITES = {
+    "reads": ("print(open('data.csv').read())", {"data.csv"}),
+    "reads bytes": ("print(open(b'data.csv', 'rb').read())", {"data.csv"}),
+    "reads a path": ("print(Path('data.csv').read_text())", {"data.csv"}),
+    "reads through a link": (
+        "import os\nos.symlink('data.csv', 'link')\nprint(open('link').read())",
+        {"data.csv"},
+    ),
+    "reads in a process": (
+        """
+context = multiprocessing.get_context("forkserver")
+with ProcessPoolExecutor(1, mp_context=context) as executor:
+    print(executor.submit(Path.read_text, Path("data.csv")).result())
+""",
+        {"data.csv"},
+    ),
+    "copies and reads": (
+        "shutil.copy('data.csv', 'copy.csv')\nprint(open('copy.csv').read())",
+        {"data.csv"},
+    ),
+    "copies and runs": (
+        "shutil.copy('helper.py', 'copy.py')\n!{sys.executable} copy.py\nos.unlink('copy.py')",
+        {"helper.py"},
+    ),
+    "moves away and back": ("os.rename('data.csv', 'a')\nos.rename('a', 'data.csv')", {"data.csv"}),
+    "writes": ("Path('new.csv').write_text('1')\nprint(open('new.csv').read())", set()),
+    "replaces": ("Path('data.csv').write_text('2')\nprint(open('data.csv').read())", set()),
+    "replaces by another": (
+        "Path('a').write_text('3')\nos.replace('a', 'data.csv')\nopen('data.csv').close()",
+        set(),
+    ),
+    "runs what it wrote and removes it": (
+        """
+with tempfile.TemporaryDirectory() as folder:
+    script = Path(folder, "script.py")
+    script.write_text("import json")
+    subprocess.run([sys.executable, script], check=True)
+""",
+        set(),
+    ),
+    "runs what another program wrote": (
+        "!cp helper.py copy.py\n!{sys.executable} copy.py\nos.unlink('copy.py')",
+        None,
+    ),
+    "appends": ("open('data.csv', 'a').write('4')", None),
+    "changes what it read": (
+        "text = open('data.csv').read()\n_ = Path('data.csv').write_text('not ' + text)",
+        None,
+    ),
+    "reads outside": ("_ = open('/proc/self/status').read(), open('../secret').read()", set()),
+    "reads what is hidden": ("_ = open('.git/HEAD').read()", set()),
+    "opens what is not there": (
+        "try:\n    open('nothing')\nexcept OSError:\n    pass\nos.listdir()",
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READS_AND_WRITES)
+def test_what_a_page_read_of_its_project_is_known(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("")
+    project = tmp_path / "project"
+    for file, text in {"data.csv": "1", "helper.py": "print(1)", ".git/HEAD": ""}.items():
+        (project / file).parent.mkdir(parents=True, exist_ok=True)
+        (project / file).write_text(text)
+    cell, expected = READS_AND_WRITES[name]
+    imports = """
+import multiprocessing, os, shutil, subprocess, sys, tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-
-def run(text):
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder, "script.py")
-        script.write_text(textwrap.dedent(text))
-        subprocess.run([sys.executable, str(script)], check=True)
 """
+    run = execute(page(project, imports, cell))[0]
+    assert [] == [event for event in run.events if getattr(event, "exception", None)]
+    found = run.sources and {Path(path).relative_to(project).as_posix() for path in run.sources}
+    assert expected == (found if run.sources is None else set(found or ()))
 
 
 @pytest.mark.parametrize(
-    ("cell", "is_known"),
+    ("names", "expected"),
     [
-        ("run('''import json\n\nprint(json)\n''')", True),
-        ("if True:\n    run('''\n        import json\n        print(json)\n    ''')", True),
-        ("run(Path('of_project.py').read_text())", False),
-        ("run('imp' + 'ort json')", False),
-        ("run('')", False),
+        ((), "docs/pages"),
+        (("docs/conf.py",), "docs"),
+        (("docs/conf.py", "pyproject.toml"), "."),
+        (("docs/conf.py", ".git/HEAD"), "."),
+        (("setup.py", "docs/pages/pyproject.toml"), "docs/pages"),
     ],
 )
-def test_file_that_is_removed_is_known_by_its_text_in_a_cell(
-    tmp_path: Path, cell: str, is_known: bool
-) -> None:
-    (tmp_path / "of_project.py").write_text("print(1)\n")
-    run = execute(page(tmp_path, WRITES, cell))[0]
-    assert [] == [event for event in run.events if getattr(event, "exception", None)]
-    assert ({} if is_known else None) == run.sources
+def test_project_of_a_page_is_found(tmp_path: Path, names: tuple[str, ...], expected: str) -> None:
+    folder = tmp_path / "docs/pages"
+    folder.mkdir(parents=True)
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert tmp_path / expected == sources.project_of(folder)

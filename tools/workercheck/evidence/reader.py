@@ -70,8 +70,13 @@ class Evidence:
         self._parents: dict[int, int] = {}
         """By the pid of a process: that of its parent."""
 
-    def create(self) -> Evidence:
+    def create(self, project: Path | None = None) -> Evidence:
         """Make the files that the recorder expects.
+
+        Parameters
+        ----------
+        project
+            The folder whose files the run depends on, None for a run that nobody keeps.
 
         Raises
         ------
@@ -79,7 +84,7 @@ class Evidence:
             If the folder cannot be written.
         """
         self.file.touch()
-        self._intact.touch()
+        self._intact.write_bytes(os.fsencode(project or b""))
         status = self.file.stat()
         self._identity = status.st_dev, status.st_ino
         return self

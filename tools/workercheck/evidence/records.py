@@ -234,8 +234,28 @@ class FileRan(Event):
     """In bytes, -1 where there is no such file."""
     modified: int
     """When it was last modified, in nanoseconds since the epoch, -1 where there is no such file."""
-    written: str | None
-    """Its text, if it was written during the run."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class FileRead(Event):
+    """A process opened a file of the project, and may have read it."""
+
+    event: ClassVar[str] = "file-read"
+    path: str
+    """Absolute, without symbolic links."""
+    size: int
+    """In bytes."""
+    modified: int
+    """When it was last modified, in nanoseconds since the epoch."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class FileWritten(Event):
+    """A process opened a file to write it, or moved one there."""
+
+    event: ClassVar[str] = "file-written"
+    path: str
+    """Absolute, without symbolic links."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,9 @@ QUESTION = "WORKERCHECK_QUESTION"
 
 EVENTS = "events.jsonl"
 INTACT = "intact"
-"""A file that is removed when an event could not be written: unlinking works on a full disk."""
+"""A file that is removed when an event could not be written: unlinking works on a full disk.
+
+It holds the path of the folder whose files the run depends on."""
 
 _MESSAGE_LIMIT = 4_000
 

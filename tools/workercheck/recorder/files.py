@@ -1,8 +1,8 @@
-"""Tell which files of the project a process runs: modules as they are loaded, and scripts.
+"""Tell which files of the project a process runs, reads and writes.
 
-A file is told when it begins to run, not at the end of the process, so that a worker that dies
-by a signal has told as well, and a module that the page removes from `sys.modules` is known all
-the same. What is installed is not told: it is part of the environment's key.
+A file is told when it begins to run or is opened, not at the end of the process, so that a worker
+that dies by a signal has told as well, and a module that the page removes from `sys.modules` is
+known all the same. What is installed is not told: it is part of the environment's key.
 
 Only the standard library is imported, and as little of it as possible: this runs at the start
 of every interpreter. Nothing here may raise.
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # Kept from before a test suite or a page can replace them.
 _stat, _abspath, _dirname, _SEP = os.stat, os.path.abspath, os.path.dirname, os.sep
-_open, _read, _close = os.open, os.read, os.close
-_TEXT_LIMIT = 65_536  # bytes
+_realpath, _isfile, _fspath = os.path.realpath, os.path.isfile, os.fspath
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _told: "set[str]" = set()
 _installed: "tuple[str, ...]" = ()
 
@@ -41,9 +41,91 @@ def start() -> None:
         origin = getattr(getattr(module, "__spec__", None), "origin", None)
         if origin is not None:
             _tell(origin)
+    project = _project()
+    if project:
+        _watch_opens(project)
     script = sys.argv[0] if sys.argv else ""
     if script[:1] not in ("", "-") and os.path.isfile(script):
         _tell(script)
+
+
+def _project() -> str:
+    """Return the folder whose files a run depends on, empty where nobody keeps the run."""
+    try:
+        fd = os.open(events.folder + "/" + events.INTACT, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return os.fsdecode(os.read(fd, 10_000))
+    finally:
+        os.close(fd)
+
+
+def _watch_opens(project: str) -> None:
+    """Tell the files of the project that this process reads, and whatever file it writes.
+
+    What is installed, hidden, or Python's own bytecode is no file of the project.
+    """
+    project = project.rstrip(_SEP) + _SEP
+    prefix = sys.prefix + _SEP
+    others = (*_installed, prefix) if prefix.startswith(project) else _installed
+    evidence = events.folder + "/" + events.EVENTS
+    folder = _realpath(events.folder)
+    read: set[str] = set()
+    written: set[str] = set()
+
+    def reads(path: str) -> None:
+        if path in read:
+            return
+        read.add(path)
+        path = _realpath(path)
+        inner = path[len(project) :]
+        if (
+            path.startswith(project)
+            and not path.startswith(others)
+            and _SEP + "." not in _SEP + inner
+            and _isfile(path)
+        ):
+            status = _stat(path)
+            events.write(
+                "file-read",
+                path=events.text(path),
+                size=status.st_size,
+                modified=status.st_mtime_ns,
+            )
+
+    def writes(path: str) -> None:
+        if path in written:
+            return
+        written.add(path)
+        path = _realpath(path)
+        if _dirname(path) != folder:
+            events.write("file-written", path=events.text(path))
+
+    def opened(event: str, args: "tuple[Any, ...]") -> None:
+        if event == "open":
+            path, _, flags = args
+            if path == evidence or type(path) is int:
+                return
+            try:
+                path = _abspath(os.fsdecode(path))
+                if ".pyc" in path:
+                    return
+                # What is neither made nor emptied keeps something of what it was.
+                if not flags & (os.O_TRUNC | os.O_EXCL):
+                    reads(path)
+                if flags & _ACCESS:
+                    writes(path)
+            except Exception as exc:
+                events.failed("the files that are opened", exc)
+        elif event == "os.rename":
+            try:
+                reads(_abspath(os.fsdecode(args[0])))
+                writes(_abspath(os.fsdecode(args[1])))
+            except Exception as exc:
+                events.failed("the files that are renamed", exc)
+
+    sys.addaudithook(opened)
 
 
 def loaders() -> "Iterator[tuple[Any, str]]":
@@ -78,7 +160,6 @@ def _tell(path: "Any") -> None:
         return
     path = _abspath(path)
     size = modified = -1
-    written = None
     while len(path) > 1:
         try:
             status = _stat(path)
@@ -88,21 +169,5 @@ def _tell(path: "Any") -> None:
         except OSError:
             break
         size, modified = status.st_size, status.st_mtime_ns
-        written = _written(path, status)
         break
-    events.write("file-ran", path=events.text(path), size=size, modified=modified, written=written)
-
-
-def _written(path: str, status: os.stat_result) -> "str | None":
-    """Return the text of a file that was written during the run, None where that is none."""
-    try:
-        begin = _stat(events.folder + "/" + events.INTACT).st_mtime_ns
-        if status.st_ctime_ns < begin or status.st_size > _TEXT_LIMIT:
-            return None
-        fd = _open(path, os.O_RDONLY)
-        try:
-            return _read(fd, _TEXT_LIMIT).decode()
-        finally:
-            _close(fd)
-    except (OSError, ValueError):
-        return None
+    events.write("file-ran", path=events.text(path), size=size, modified=modified)

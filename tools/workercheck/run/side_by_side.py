@@ -45,7 +45,7 @@ class Run:
     events: list[ev.Event]
     seconds: float
     sources: Mapping[str, str] | None
-    """What it ran of the project, as `workercheck.run.sources.ran` returns it."""
+    """What it used of the project, as `workercheck.run.sources.used` returns it."""
     machine: str = ""
     """The name of the machine of a cluster, empty for this one."""
 
@@ -241,7 +241,7 @@ async def _run(
     page = underway.page
     folder = Path(tempfile.mkdtemp(dir=root))
     try:
-        evidence = Evidence(folder).create()
+        evidence = Evidence(folder).create(sources.project_of(page.path.parent))
         cwd = folder / "cwd" if page.in_temp else page.path.parent
         cwd.mkdir(exist_ok=True)
         notebook = copy.deepcopy(page.notebook)
@@ -265,7 +265,6 @@ async def _run(
         language = notebook.metadata.get("language_info", {}).get("name", "python")
         evidence.append(ev.Finished, date=time.time(), seconds=seconds, language=language)
         events = evidence.read()
-        known = sources.ran(events, [cell.source for cell in page.cells])
-        return Run(page, notebook, events, seconds, known)
+        return Run(page, notebook, events, seconds, sources.used(events))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

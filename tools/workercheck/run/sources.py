@@ -1,44 +1,55 @@
-"""The project's own files that a page's processes ran, by content."""
+"""The project's own files that a page's processes ran or read, by content."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from workercheck.evidence import records as ev
 
+_OF_PROJECT = ((".git", ".hg", "pyproject.toml", "setup.py"), ("conf.py",))
+"""Names of what is in a project's folder, in the order in which they are looked for."""
 
-def ran(events: Sequence[ev.Event], cells: Sequence[str]) -> dict[str, str] | None:
-    """Return what the processes of a run ran of files that are not installed.
 
-    To be asked right after the run. A file that the page wrote with a text of its own is no source
-    of the page: that text is in a cell.
+def project_of(folder: Path) -> Path:
+    """Return the folder of the project that a page's folder is in, without symbolic links.
 
-    Parameters
-    ----------
-    events
-        The run's evidence.
-    cells
-        The code of the page's cells.
+    It has the repository or the package's description; where there is none of both, the
+    configuration of Sphinx; else it is the page's folder.
+    """
+    here = folder.resolve()
+    for names in _OF_PROJECT:
+        for above in (here, *here.parents):
+            if any((above / name).exists() for name in names):
+                return above
+    return here
+
+
+def used(events: Sequence[ev.Event]) -> dict[str, str] | None:
+    """Return what the processes of a run ran and read of files that are not installed.
+
+    To be asked right after the run. A file that they wrote before they used it is a product of the
+    page, and depends on nothing but the others.
 
     Returns
     -------
     dict of str to str or None
-        By absolute path, the SHA-256 of each module and script. None where it cannot be known:
-        the kernel had no last words, or a file is another one by now.
+        By absolute path, the SHA-256 of each module, script and other file. None where it cannot
+        be known: the kernel had no last words, or a file is another one by now.
     """
     kinds = {type(event) for event in events}
     if ev.LastWords not in kinds or ev.Unanswered in kinds:
         return None
     found: dict[str, str] = {}
-    own = [_without_margins(cell) for cell in cells]
+    products: set[str] = set()
     for event in events:
-        if isinstance(event, ev.FileRan):
-            if event.written is not None:
-                text = _without_margins(event.written)
-                if text and any(text in cell for cell in own):
-                    continue
+        if isinstance(event, ev.FileWritten):
+            products.add(event.path)
+        elif isinstance(event, ev.FileRan | ev.FileRead):
+            if os.path.realpath(event.path) in products:
+                continue
             try:
                 status = Path(event.path).stat()
                 if (status.st_size, status.st_mtime_ns) != (event.size, event.modified):
@@ -48,11 +59,6 @@ def ran(events: Sequence[ev.Event], cells: Sequence[str]) -> dict[str, str] | No
             except (OSError, ValueError):
                 return None
     return found
-
-
-def _without_margins(text: str) -> str:
-    """Return a text without indentation and empty lines: a cell may remove both as it writes."""
-    return "\n".join(line for line in map(str.strip, text.splitlines()) if line)
 
 
 def unchanged(files: Mapping[str, str] | None) -> bool:
