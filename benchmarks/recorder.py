@@ -104,7 +104,7 @@ def pair(code: str, number: int) -> Pair:
         folder = Path(name)
         script = folder / "program.py"
         script.write_text(code)
-        evidence = Evidence(folder).create()
+        evidence = Evidence(folder).create(folder)
 
         def run(env: dict[str, str]) -> Cost:
             cost = measure([sys.executable, script], folder / "log", {**os.environ, **env})
