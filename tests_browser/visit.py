@@ -104,8 +104,9 @@ class Visit:
         """Wait until the plots have drawn, for as long as they may need."""
         with suppress(TimeoutError):  # `plots` says which has not
             self.page.wait_for_function("probe.ready()", timeout=self.patience)
-        # plots.js looks for new plots ten times a second.
-        self.page.wait_for_timeout(200)
+        if self.page.evaluate("probe.plotElements().length"):
+            # plots.js looks for new plots ten times a second.
+            self.page.wait_for_timeout(200)
 
     def switch_theme(self) -> None:
         """Press furo's button, which turns light into dark and dark into light."""
