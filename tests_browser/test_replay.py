@@ -145,7 +145,8 @@ def test_reader_without_scripts_has_the_result(browser, site):
         page = context.new_page()
         page.goto(f"{site}/index.html")
         text = page.locator(f"{PLAYER} figcaption").text_content()
-    assert re.match(r"100 points in .* on 4 workers.* The mean error is 0\.0.* grid\.$", text)
+    # The workers may be on points that the goal no longer needs.
+    assert re.match(r"10\d points in .* on 4 workers.* The mean error is 0\.0.* grid\.$", text)
 
 
 @pytest.mark.parametrize("width", [PHONE, 1280])

@@ -6,6 +6,7 @@
  */
 (() => {
   const SECONDS = 8; // a run takes as long here, whatever it took
+  const STEPS = 200; // of the slider
   const SIDE = 1000; // of each picture, in its own units
   const MARGIN = 40;
 
@@ -123,7 +124,8 @@
 
     const button = make("button", { type: "button" });
     const slider = make("input", {
-      type: "range", min: 0, max: end, step: end / 200, "aria-label": "Time of the run",
+      // Whole steps: the last of fractions of the run may lie short of its end.
+      type: "range", min: 0, max: STEPS, step: 1, "aria-label": "Time of the run",
     });
     const clock = make("output", {});
 
@@ -135,7 +137,7 @@
       adaptive.show(sorted, fresh, running);
       grid?.show(uniform(known.length, run.bounds, (x) => between(truth, x)), [], []);
       for (const one of lanes) one.show(now);
-      slider.value = now;
+      slider.value = (now / end) * STEPS;
       slider.setAttribute("aria-valuetext", `${now.toFixed(2)} seconds, ${known.length} points`);
       clock.textContent = `${now.toFixed(2)} s`;
     }
@@ -171,7 +173,7 @@
 
     button.addEventListener("click", () => (next ? pause() : play()));
     slider.addEventListener("input", () => {
-      const chosen = +slider.value;
+      const chosen = (slider.value / STEPS) * end;
       pause();
       seek(chosen);
     });
