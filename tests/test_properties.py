@@ -7,8 +7,9 @@ import json
 import pickle
 import subprocess
 import sys
-from typing import get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
+import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from runs import page_of_tags
@@ -21,6 +22,9 @@ from workercheck.judge.steps import HandOut, HandOuts
 from workercheck.report import record as report
 from workercheck.report.command import of_command
 from workercheck.run.page import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 text = st.text(max_size=60)
 texts = st.lists(text, max_size=4)
@@ -155,18 +159,49 @@ def test_what_ends_in_the_shutdown_acquits_nobody(
 
 LOADER = """
 import pickle, sys
-data = sys.stdin.buffer.read()
-for size in iter(lambda: data[:4], b""):
-    n = int.from_bytes(size, "big")
-    message, data = data[4 : 4 + n], data[4 + n :]
+while size := sys.stdin.buffer.read(4):
     # In the name of a transport, so that the whole of the watched path runs.
+    message = sys.stdin.buffer.read(int.from_bytes(size, "big"))
     space = {"__name__": "multiprocessing.fuzzed", "pickle": pickle, "message": message}
     try:
         exec("value = pickle.loads(message)", space)
-        print(repr(space["value"])[:200])
+        print(ascii(space["value"])[:200], flush=True)
     except BaseException as exc:
-        print(type(exc).__name__, str(exc)[:200], exc.__traceback__.tb_next.tb_next is None)
+        bare = exc.__traceback__.tb_next.tb_next is None
+        print(type(exc).__name__, ascii(str(exc))[:200], bare, flush=True)
 """
+
+
+class Loader:
+    """A process that loads one message after the other."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LOADER],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def load(self, message: bytes) -> bytes:
+        """Return what it says about the message."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(len(message).to_bytes(4, "big") + message)
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
+
+@pytest.fixture(scope="module")
+def loaders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loader, Loader]]:
+    """A process without the recorder, and one with it."""
+    evidence = Evidence(tmp_path_factory.mktemp("evidence")).create()
+    both = Loader({}), Loader(evidence.environ)
+    yield both
+    for loader in both:
+        loader.process.communicate()
+    assert any(isinstance(event, ev.LoadFailed) for event in evidence.read())
+
 
 harmless = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text | st.binary(),
@@ -186,18 +221,11 @@ def messages(draw: st.DrawFn) -> bytes:
     return bytes(message[: draw(st.integers(1, len(message)))])
 
 
-@given(st.lists(messages(), min_size=200, max_size=300))
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(messages())
+@settings(max_examples=1000)
 def test_any_pickle_loads_or_fails_as_without_the_recorder(
-    tmp_path_factory, batch: list[bytes]
+    loaders: tuple[Loader, Loader], message: bytes
 ) -> None:
-    evidence = Evidence(tmp_path_factory.mktemp("evidence")).create()
-    data = b"".join(len(m).to_bytes(4, "big") + m for m in batch)
-    with_and_without = [
-        subprocess.run(
-            [sys.executable, "-c", LOADER], input=data, env=env, capture_output=True, check=True
-        ).stdout
-        for env in ({}, evidence.environ)
-    ]
-    assert with_and_without[0] == with_and_without[1]
-    assert len(batch) == len(with_and_without[0].splitlines())
+    without, watched = (loader.load(message) for loader in loaders)
+    assert without == watched
+    assert watched.endswith(b"\n")
