@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
-from conftest import Site, gate
+from conftest import PASSES, Site, gate
 
 
 def processes_below(folder: Path) -> list[psutil.Process]:
@@ -73,6 +73,86 @@ def test_signal_ends_every_process_and_the_next_build_is_right(
     slow.write_text(slow.read_text().replace("600", "0"))
     after = site.build()
     assert 0 == after.status, after.log
+
+
+STALLS = """
+import multiprocessing, pathlib, time
+extensions = ["myst_nb", "workercheck"]
+
+def stall(app, *arguments):
+    if app.parallel > 1 and multiprocessing.parent_process() is None:
+        return  # the processes of Sphinx are meant
+    pathlib.Path("stalls").touch()
+    time.sleep(600)
+
+def setup(app):
+    app.connect({event!r}, stall, priority=100)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    ("event", "jobs", "findings"),
+    [
+        ("env-get-outdated", "1", []),
+        ("source-read", "1", ["cell-error"]),
+        ("source-read", "2", ["cell-error"]),
+        ("html-page-context", "1", ["cell-error"]),
+        ("html-page-context", "2", ["cell-error"]),
+    ],
+    ids=["before pages run", "reads", "reads in parallel", "writes", "writes in parallel"],
+)
+def test_build_that_is_stopped_before_or_after_its_pages_ran_tells_what_it_found(
+    site: Site, tmp_path: Path, event: str, jobs: str, findings: list[str], number: signal.Signals
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    site.conf(STALLS.format(event=event))
+    site.write("page", "1 / 0")
+    for name in "abcdefg":  # Sphinx reads and writes more than five in parallel
+        site.write(name, text=f"# {name}\n")
+    site.write("index", text="# Index\n\n```{toctree}\n:glob:\n\n*\n```\n")
+    build = subprocess.Popen(
+        [sys.executable, "-m", "sphinx", "-q", "-j", jobs, "-b", "html", "source", "html"],
+        cwd=site.root,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not (site.root / "stalls").exists():
+            assert build.poll() is None, build.communicate()
+            time.sleep(0.05)
+        started = psutil.Process(build.pid).children(recursive=True)
+        assert bool(started) == (jobs == "2")
+        build.send_signal(number)
+        _, told = build.communicate(timeout=30)
+    finally:
+        build.kill()
+    _, left = psutil.wait_procs(started, timeout=30)
+    assert ([], []) == (left, list(temporary.iterdir()))
+    assert 2 == build.returncode
+    assert 1 == told.count("the build did not finish: it was interrupted")
+    report = json.loads((site.root / "html" / "workercheck" / "report.json").read_text())
+    assert findings == [f["kind"] for page in report["pages"] for f in page["findings"]]
+
+
+def test_build_leaves_the_program_around_it_its_handler_of_sigterm(site: Site) -> None:
+    site.write("page", PASSES)
+    site.write("index", text="# Index\n\n```{toctree}\npage\n```\n")
+    code = """
+import os, signal, sys
+from sphinx.cmd.build import main
+own = signal.SIG_DFL if sys.argv[1:] else lambda number, frame: None
+signal.signal(signal.SIGTERM, own)
+assert 0 == main(["-q", "-E", "-b", "html", "source", "html"])
+assert signal.getsignal(signal.SIGTERM) is own
+"""
+    for arguments in ([], ["default"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=site.root, capture_output=True, text=True
+        )
+        assert 0 == done.returncode, done.stderr
 
 
 HOSTILE = r"""

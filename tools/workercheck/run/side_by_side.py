@@ -173,6 +173,7 @@ class _Runner:
 
         loop = asyncio.get_running_loop()
         self._stop = functools.partial(loop.call_soon_threadsafe, this.cancel)
+        before = signal.getsignal(signal.SIGTERM)
         # Not on Windows, nor outside the main thread, which has handlers of its own.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(signal.SIGTERM, terminate)
@@ -196,7 +197,8 @@ class _Runner:
         finally:
             ticker.cancel()
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.remove_signal_handler(signal.SIGTERM)
+                if loop.remove_signal_handler(signal.SIGTERM):
+                    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
     async def _tick(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from workercheck import __version__
 from workercheck.fronts.sphinx import domain, files, settings
 from workercheck.fronts.sphinx.domain import WorkercheckDomain
 from workercheck.fronts.sphinx.execution import Execution
-from workercheck.fronts.sphinx.internals import UnexpectedCellDirective
+from workercheck.fronts.sphinx.internals import UnexpectedCellDirective, built_within
+from workercheck.fronts.sphinx.interruption import sigterm_like_sigint
 from workercheck.fronts.sphinx.parser import Parser
 from workercheck.fronts.sphinx.site_report import SiteReport
 from workercheck.judge import rules
@@ -61,6 +63,7 @@ class Check:
         known = domain.of(app.env)
         known.handover, known.environment = self.execution.handover, self.environment
         self.report = SiteReport(app, self.environment, self.execution.records)
+        built_within(app, lambda: self._telling_of_interruption(app))
 
     def on_env_get_outdated(
         self,
@@ -91,12 +94,7 @@ class Check:
         self, app: Sphinx, env: BuildEnvironment, docnames: list[str]
     ) -> None:
         """Execute the pages that are about to be read, unless the cache has them."""
-        try:
-            self.execution.execute(docnames)
-        except KeyboardInterrupt as exc:
-            # Sphinx tells its extensions about errors that end a build, and not about this.
-            self._tell(app, exc)
-            raise
+        self.execution.execute(docnames)
         # Those whose file cannot be read, Sphinx must not try.
         docnames[:] = [name for name in docnames if name in env.found_docs]
 
@@ -120,6 +118,16 @@ class Check:
         self._tell(app, exception)
         if exception is None:
             self.execution.handover.close()
+
+    @contextlib.contextmanager
+    def _telling_of_interruption(self, app: Sphinx) -> Iterator[None]:
+        """Tell what is known of a build that somebody stops, wherever it is."""
+        with sigterm_like_sigint():
+            try:
+                yield
+            except KeyboardInterrupt as exc:
+                self._tell(app, exc)
+                raise
 
     def _tell(self, app: Sphinx, exception: BaseException | None) -> None:
         found = self.report.whole(exception)

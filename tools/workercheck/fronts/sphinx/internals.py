@@ -6,8 +6,10 @@ Each part has a test that names the library, should it change.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Protocol, cast
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import myst_nb.sphinx_
 from myst_nb.core.config import NbParserConfig
@@ -18,6 +20,7 @@ from myst_nb.sphinx_ import Parser as MystNbParser
 from myst_parser.config.main import MdParserConfig
 
 if TYPE_CHECKING:
+    from sphinx.application import Sphinx
     from sphinx.config import Config
     from sphinx.environment import BuildEnvironment
 
@@ -26,6 +29,7 @@ __all__ = [
     "MystNbParser",
     "NotebookClientBase",
     "UnexpectedCellDirective",
+    "built_within",
     "executed_by",
     "myst_nb_of",
     "names_in_conf",
@@ -62,6 +66,26 @@ def executed_by(replace: Callable[[Client], Client]) -> Iterator[None]:
         yield
     finally:
         names["create_client"] = create_client
+
+
+def built_within(app: Sphinx, context: Callable[[], AbstractContextManager[None]]) -> None:
+    """Have a build run within a context: Sphinx has no event for the builds that are interrupted.
+
+    Parameters
+    ----------
+    app
+        The build, which has not begun to read.
+    context
+        Makes the context.
+    """
+    build = app.build
+
+    @functools.wraps(build)
+    def build_within(*args: Any, **options: Any) -> None:
+        with context():
+            build(*args, **options)
+
+    vars(app)["build"] = build_within
 
 
 def names_in_conf(config: Config) -> Collection[str]:
