@@ -240,6 +240,9 @@ def pool_broken(frame: FrameType, _: Any) -> None:
     """Write that an executor gave up, with the work that was under way."""
     here = frame.f_locals
     manager: Any = here["self"]
+    # Asked to kill its workers, loky's thread may stumble over a future that was cancelled before.
+    if getattr(getattr(manager, "executor_flags", None), "kill_workers", False):
+        return
     reason = here.get("bpe")
     processes = dict(manager.processes or {})
     events.write(
