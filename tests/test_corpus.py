@@ -45,6 +45,7 @@ EXECUTORS = (
     ("pool", "Pool"),
     ("process", "Process"),
     ("queue", "Queue"),
+    ("ray", "ray"),
     ("thread-pool", "ThreadPoolExecutor"),
 )
 
@@ -134,7 +135,7 @@ def test_no_page_waits_for_its_timeout(built: Build) -> None:
     seconds = {
         page["docname"]: page["seconds"]
         for page in built.report["pages"]
-        if "ipyparallel" not in page["docname"]
+        if not page["docname"].startswith(("faults/ipyparallel", "faults/ray"))
         and any(f["kind"].startswith(("unpickle", "worker")) for f in page["findings"])
     }
     # The default limit of a cell is 30 s; a start of a kernel and of a pool are in it.

@@ -709,8 +709,39 @@ LIBRARIES = (
     ),
     Library(
         "ray",
-        modules=("ray.",),
-        public={"ray": "ray"},
+        # Its libraries for data, tuning and serving use these, and look after their own tasks.
+        modules=(
+            *("ray._private.", "ray._raylet", "ray.actor", "ray.cloudpickle", "ray.exceptions"),
+            *("ray.remote_function", "ray.util.tracing."),
+        ),
+        public={"ray.": "ray"},
+        functions={
+            "ray.remote_function": (
+                (
+                    "RemoteFunction._remote",
+                    "afar-submitted self._function task_id().binary() retry_exceptions",
+                ),
+            ),
+            "ray.actor": (
+                (
+                    "ActorHandle._actor_method_call",
+                    "afar-submitted - task_id().binary() retry_exceptions",
+                ),
+            ),
+            "ray.exceptions": (
+                (
+                    "RayTaskError.__init__",
+                    "afar-failed cause ray._private.worker global_worker.current_task_id.binary()",
+                ),
+            ),
+            "ray._private.serialization": (
+                (
+                    "SerializationContext._deserialize_object",
+                    "afar-looked-at object_ref.task_id().binary() pid cause",
+                ),
+            ),
+        },
+        wrapped={"ray.cloudpickle.cloudpickle": ("dumps",)},
         commands=((r"\bray\b.*default_worker\.py", "ray"),),
         service=r"\braylet\b|\bgcs_server\b",
         stop="ray.shutdown()",

@@ -191,7 +191,7 @@ class Unseen(Event):
 
     event: ClassVar[str] = "unseen"
     what: str
-    """``future``, ``result`` (of a Pool), ``task`` or ``process``."""
+    """``future``, ``result`` (of a Pool), ``task``, ``remote task`` or ``process``."""
     place: int
     exception: str | None
     message: str
@@ -206,11 +206,16 @@ class Unseen(Event):
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class Seen(Event):
-    """Who had asked for work through a proxy has looked at its failure after all."""
+    """Who had asked for work of another process has looked at its failure after all."""
 
     event: ClassVar[str] = "seen"
     request: int
     """As in the `Unseen` before it."""
+    child: int | None
+    """The pid of the process that did the work, None where it is the one that writes this."""
+    exception: str | None
+    message: str
+    """What was seen, where it may be the failure of other work, of which the request was."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

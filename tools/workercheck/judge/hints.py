@@ -11,6 +11,7 @@ _LOOK = {
     "future": "Ask the future for its result() or its exception().",
     "result": "Ask for the result with get(), or go through all items of the iterator.",
     "task": "Await the task, or ask it for its exception() once it is done.",
+    "remote task": "Get the value of the reference to the task: that raises what the task raised.",
     "process": "Read the exitcode of the process after join(), or fix what it runs.",
 }
 
@@ -31,7 +32,7 @@ def look(what: str, thing: str | None) -> str | None:
     Parameters
     ----------
     what
-        ``future``, ``result``, ``task`` or ``process``.
+        ``future``, ``result``, ``task``, ``remote task`` or ``process``.
     thing
         The function that failed, where it is known.
     """

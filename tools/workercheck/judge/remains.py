@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from workercheck.evidence import records as ev
 from workercheck.judge import hints, wording
@@ -59,13 +59,10 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
     loads = {e.pid for e in history.of(ev.LoadFailed)}
     failures = [f for f in found if f.kind in WORKER_KINDS]
     raised = {e.pid: e for e in history.of(ev.Raised) if e.what == "process"}
-    seen = {(e.pid, e.request) for e in history.of(ev.Seen)}
     missed = []
-    for e in history.of(ev.Unseen):
+    for e, count in _unseen_events(history):
         name = (e.exception or "").rsplit(".", 1)[-1]
         if history.is_after_shutdown(e) or name == "ShutdownExecutorError":  # of its own shutdown
-            continue
-        if (e.pid, e.request) in seen:
             continue
         if e.child in loads or (failures and _is_told(e, name, failures)):
             continue
@@ -80,10 +77,11 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
         error = _error(e.exception or "", e.message)
         if e.child in raised:
             error += f", {_error(raised[e.child].exception, raised[e.child].message)}"
-        names = own.place.names if own is not None and own.place is not None else []
+        place = (own or work).place
+        names = place.names if place is not None else []
         thing = wording.reader_object(names) or next(iter(names), None)
         of = f" of {wording.clean(thing)}" if thing else ""
-        many = f", {e.count} times" if e.count > 1 else ""
+        many = f", {count} times" if count > 1 else ""
         missed.append(
             Finding(
                 "unseen-failure",
@@ -96,6 +94,29 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
             )
         )
     return missed
+
+
+def _unseen_events(history: History) -> Iterator[tuple[ev.Unseen, int]]:
+    """Yield each failure that nobody has looked at since, with how often there was one like it.
+
+    What only the process that did the work knows of, it tells for each piece by itself. Of those
+    that were handed out in one place and failed in the same way, one that was seen is enough.
+    """
+    seen = {(e.child or e.pid, e.request) for e in history.of(ev.Seen)}
+    passed_on = {(e.child, e.exception, e.message) for e in history.of(ev.Seen)}
+    afar: dict[tuple[int, str | None], list[ev.Unseen]] = {}
+    for e in history.of(ev.Unseen):
+        if e.place or not e.request:
+            if (e.pid, e.request) not in seen:
+                yield e, e.count
+        elif (work := history.work_of_message(e.request, e)) is not None:
+            afar.setdefault((id(work.place), e.exception), []).append(e)
+    for events in afar.values():
+        if not any(
+            (e.pid, e.request) in seen or (e.pid, e.exception, e.message) in passed_on
+            for e in events
+        ):
+            yield events[0], len(events)
 
 
 def _is_told(e: ev.Unseen, name: str, failures: Sequence[Finding]) -> bool:

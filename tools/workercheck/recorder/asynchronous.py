@@ -25,7 +25,9 @@ _tasks: dict[int, tuple[weakref.ref[Any], int]] = {}
 def task_made(frame: FrameType, task: Any) -> None:
     """Note a task that was made on behalf of a cell, or by the reader's code of a program."""
     coroutine = task.get_coro()
-    module = str(coroutine.cr_frame.f_globals.get("__name__", ""))
+    # One that is written in Cython has no frame.
+    body = getattr(coroutine, "cr_frame", None)
+    module = str(body.f_globals.get("__name__", "")) if body is not None else ""
     if module.startswith((*HOUSEKEEPING, "workercheck.")) or not places.is_anybodys(frame):
         return
     _remember(task, frame, coroutine)

@@ -294,4 +294,4 @@ def _see(handle: Handle) -> None:
     if handle.call is not None:
         handle.call.seen = True
     if handle.request:
-        events.write("seen", request=handle.request)
+        events.write("seen", request=handle.request, child=None, exception=None, message="")

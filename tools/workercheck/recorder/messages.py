@@ -209,6 +209,18 @@ def message_written(variable: str) -> "Any":
     return handler
 
 
+def fingerprint(message: "Any") -> int:
+    """Return the fingerprint of a message, 0 where its bytes are not known."""
+    _get_ready()
+    return int(_mapped.fingerprint(message)) if message is not None else 0
+
+
+def note(number: int, place: int) -> None:
+    """Note that a place has sent something with this fingerprint, in a way of its library's own."""
+    _get_ready()
+    _pack_record(_ring or _map_ring(), next(_offsets), number, place, 0, _Kept.clock_ns())
+
+
 def loaded() -> int:
     """Return the fingerprint of the message that this worker loaded last."""
     return _loaded
@@ -280,16 +292,13 @@ def _buffered(args: "tuple[Any, ...]") -> "Any":
     """Return the whole message that is loaded, None where it comes from a file."""
     if args and type(args[0]) in _BUFFERS:
         return args[0]
-    if args and type(args[0]).__name__ == "BytesIO":
-        try:
-            return args[0].getvalue()
-        except Exception:
-            return None
-    return None
-
-
-def _fingerprint(message: "Any") -> int:
-    return int(_mapped.fingerprint(message)) if message is not None else 0
+    kind = type(args[0]).__name__ if args else ""
+    try:
+        if kind == "_memoryviewslice":  # Cython's
+            return memoryview(args[0])
+        return args[0].getvalue() if kind == "BytesIO" else None
+    except Exception:
+        return None
 
 
 def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
@@ -298,7 +307,7 @@ def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
 
         found = failure.wrong_object(message)
         if found is not None:
-            failure.record_wrong(found, caller, message, _fingerprint(message))
+            failure.record_wrong(found, caller, message, fingerprint(message))
     except Exception as exc:
         events.failed("a load", exc)
 
@@ -364,7 +373,7 @@ def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any")
         if _is_nested(caller):
             _inner = inner
             return
-        events.write("load-failed", fingerprint=_fingerprint(message), **inner[1])
+        events.write("load-failed", fingerprint=fingerprint(message), **inner[1])
     except Exception as error:
         events.failed("a failed load", error)
 

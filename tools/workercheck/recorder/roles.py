@@ -10,6 +10,7 @@ import os
 
 from workercheck.libraries import ALWAYS, LIBRARIES
 from workercheck.recorder import (
+    afar,
     asynchronous,
     children,
     endings,
@@ -62,6 +63,9 @@ ROLES: dict[str, tuple[str, Any]] = {
     "keyed-gathered": ("start", keyed.gathered),
     "keyed-sent-off": ("return", keyed.sent_off),
     "keyed-erred": ("start", keyed.erred),
+    "afar-submitted": ("return", afar.submitted),
+    "afar-failed": ("start", afar.failed),
+    "afar-looked-at": ("return", afar.looked_at),
     "message-made": ("return", messages.message_made),
     "message-written": ("return", messages.message_written),
     "task-begins": ("start", messages.task_begins),
@@ -160,6 +164,7 @@ def _watcher_of_senders(senders: Iterable[tuple[str, str]]) -> Any:
 def forget() -> None:
     """Begin anew in a forked child: what the parent holds is the parent's to tell."""
     messages.forget()
+    afar.forget()
     places.forget()
     handles.forget()
     endings.forget()

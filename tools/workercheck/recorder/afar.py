@@ -1,0 +1,124 @@
+"""Work of which only the process that did it learns that it failed, as with Ray.
+
+Who hands such work out gets a reference, and learns nothing until it asks. Each end notes the name
+that the library gives the work: its bytes have a fingerprint, as a message has, by which the judge
+joins what the ends say.
+
+Each function is called with the frame of a function of a library, see `workercheck.recorder.roles`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from workercheck.recorder import events, handles, messages, places
+
+TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+    from workercheck.recorder import monitor
+
+_seen: set[int] = set()
+
+
+def submitted(words: str) -> monitor.Handler:
+    """Make the handler for a method that returns a reference, or a list of them.
+
+    Parameters
+    ----------
+    words
+        Where the function is, a dash where nothing has it; where the reference has the name of
+        the work; the option with which failed work is tried again, and may yet succeed.
+    """
+    function, name, option = words.split()
+
+    def handler(frame: FrameType, value: Any) -> None:
+        here = frame.f_locals
+        first = value[0] if type(value) is list and value else value
+        number = _fingerprint(_find(first, name))
+        repeats = here.get(option) or here.get("task_options", {}).get(option)
+        if number and not repeats and places.is_held_by_reader(frame.f_back):
+            executor = str(frame.f_globals["__name__"])
+            place = places.place(frame.f_back, executor, _find_in(here, function))
+            messages.note(number, place)
+
+    return handler
+
+
+def failed(words: str) -> monitor.Handler:
+    """Make the handler for what a worker makes of the error of the work that it did.
+
+    Parameters
+    ----------
+    words
+        The variable with the error; the module that knows the work, and where it has its name.
+    """
+    variable, module, name = words.split()
+
+    def handler(frame: FrameType, _: Any) -> None:
+        caller, error = frame.f_back, frame.f_locals.get(variable)
+        # A message with the error of other work is loaded by the recorder's wrapper.
+        is_loaded = caller is not None and places.kind(caller) == places.OWN
+        if is_loaded or not places.is_worker() or not places.is_machinery(caller):
+            return
+        number = _fingerprint(_find(sys.modules.get(module), name))
+        if number and isinstance(error, BaseException):
+            exception = events.qualified(type(error)) or ""
+            handles.write("remote task", 0, exception, events.message_of(error), 1, request=number)
+
+    return handler
+
+
+def looked_at(words: str) -> monitor.Handler:
+    """Make the handler for what returns the outcome of work to who asked for it.
+
+    Work that another one needs passes its failure on: who asks for that one sees both.
+
+    Parameters
+    ----------
+    words
+        Where the name of the work is, from a variable on; where the outcome has the pid of the
+        process that did the work, and the error.
+    """
+    name, pid, cause = words.split()
+
+    def handler(frame: FrameType, outcome: Any) -> None:
+        number = _fingerprint(_find_in(frame.f_locals, name))
+        if number and isinstance(outcome, BaseException) and number not in _seen:
+            _seen.add(number)
+            error = _find(outcome, cause)
+            events.write(
+                "seen",
+                request=number,
+                child=_find(outcome, pid),
+                exception=events.qualified(type(error)),
+                message=events.message_of(error),
+            )
+
+    return handler
+
+
+def _find_in(variables: dict[str, Any], path: str) -> Any:
+    first, _, rest = path.partition(".")
+    return _find(variables.get(first), rest)
+
+
+def _find(thing: Any, path: str) -> Any:
+    """Follow attributes, and call methods: those that have parentheses."""
+    for step in filter(None, path.split(".")):
+        name = step.removesuffix("()")
+        thing = getattr(thing, name, None)
+        if name != step and thing is not None:
+            thing = thing()
+    return thing
+
+
+def _fingerprint(name: Any) -> int:
+    return messages.fingerprint(name if type(name) is bytes else None)
+
+
+def forget() -> None:
+    """Begin anew in a forked child."""
+    _seen.clear()
