@@ -124,6 +124,47 @@ def test_pages_that_write_the_same_file_run_again_alone_and_say_so(
     assert bool(shared) is bool(told)
 
 
+MAKES = """
+import pathlib, time
+file = pathlib.Path("data.txt")
+file.touch()
+deadline = time.monotonic() + 5
+while file.exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(file.exists())
+file.unlink(missing_ok=True)
+"""
+REMOVES = """
+import pathlib, time
+file = pathlib.Path({file!r})
+deadline = time.monotonic() + 5
+while not file.exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
+file.unlink(missing_ok=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("removed", "told"),
+    [("data.txt", {"a": {"data.txt": ["b"]}, "b": {"data.txt": ["a"]}}), ("other.txt", {})],
+)
+def test_file_that_one_page_makes_and_another_one_removes_is_noticed(
+    tmp_path: Path, removed: str, told: dict[str, dict[str, list[str]]]
+) -> None:
+    found = {}
+    runs: list[Run] = []
+    run_pages(
+        [page(tmp_path, MAKES, name="a"), page(tmp_path, REMOVES.format(file=removed), name="b")],
+        jobs=2,
+        has_failed=never,
+        finished=runs.append,
+        collided=lambda page, files: found.update({page.docname: files}),
+    )
+    assert told == found
+    assert ["True"] == [printed(run) for run in runs if run.page.docname == "a"]
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_file_that_pages_only_read_keeps_them_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("1,2")
     cell = "import time\ntime.sleep(1)\nprint(open('data.csv').read())"

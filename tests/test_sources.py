@@ -138,6 +138,11 @@ READS_AND_WRITES = {
         "import os\nos.symlink('data.csv', 'link')\nprint(open('link').read())",
         {"data.csv"},
     ),
+    "reads what a removed link led to": (
+        "os.symlink('data.csv', 'link')\nos.unlink('link')\nprint(open('data.csv').read())",
+        {"data.csv"},
+    ),
+    "removes": ("os.remove('data.csv')\n!echo 5 > data.csv\nopen('data.csv').close()", set()),
     "reads in a process": (
         """
 context = multiprocessing.get_context("forkserver")

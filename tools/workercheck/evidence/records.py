@@ -256,7 +256,7 @@ class FileRead(Event):
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class FileWritten(Event):
-    """A process opened a file to write it, or moved one there."""
+    """A process opened a file to write it, moved one there, or removed it."""
 
     event: ClassVar[str] = "file-written"
     path: str

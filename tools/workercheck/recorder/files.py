@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Kept from before a test suite or a page can replace them.
 _stat, _abspath, _dirname, _SEP = os.stat, os.path.abspath, os.path.dirname, os.sep
-_realpath, _isfile, _fspath = os.path.realpath, os.path.isfile, os.fspath
+_realpath, _isfile, _islink = os.path.realpath, os.path.isfile, os.path.islink
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _told: "set[str]" = set()
 _installed: "tuple[str, ...]" = ()
@@ -124,6 +124,13 @@ def _watch_opens(project: str) -> None:
                 writes(_abspath(os.fsdecode(args[1])))
             except Exception as exc:
                 events.failed("the files that are renamed", exc)
+        elif event == "os.remove" and args[1] == -1:  # not relative to another open folder
+            try:
+                path = _abspath(os.fsdecode(args[0]))
+                if not _islink(path):  # what it leads to stays
+                    writes(path)
+            except Exception as exc:
+                events.failed("the files that are removed", exc)
 
     sys.addaudithook(opened)
 

@@ -1,8 +1,9 @@
 """Find the pages that write the same file of their folder while they run side by side.
 
-Each would pass alone, as stock myst-nb runs it. Who wrote a file is not to be seen from outside:
-a file that changed in the folder, and that more than one of the pages names, is a collision. A name
-may be composed as the page runs: what has the form of it is named too.
+Each would pass alone, as stock myst-nb runs it. A file that the page's own Python wrote or removed
+is in its evidence, whether it is still there or not. Who wrote another one that changed in the
+folder is not to be seen from outside: the pages that name it may have. A name may be composed as
+the page runs: what has the form of it is named too.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from workercheck.evidence import records as ev
 from workercheck.run.page import Page
 
 _FILES = 5_000
@@ -41,8 +43,13 @@ class Company:
             self.others.append(other.page)
             other.others.append(self.page)
 
-    def collisions(self) -> dict[str, list[str]]:
+    def collisions(self, events: Sequence[ev.Event]) -> dict[str, list[str]]:
         """Return the files over which the page may have run into another one, now that it ran.
+
+        Parameters
+        ----------
+        events
+            The evidence of its run.
 
         Returns
         -------
@@ -52,15 +59,17 @@ class Company:
         if not self.others:
             return {}
         before, after = self._before, _files(self.page.path.parent)
-        own = _Names(self.page)
+        changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
+        named = _Names(self.page)
+        own = {path for path in changed if Path(path).name in named}
+        own |= _written(events, self.page.path.parent)
         names = {other.docname: _Names(other) for other in self.others}
         found: dict[str, list[str]] = {}
-        for path in sorted({*before, *after}):
+        for path in sorted(own):
             name = Path(path).name
-            if before.get(path) != after.get(path) and name in own:
-                docnames = sorted(docname for docname, theirs in names.items() if name in theirs)
-                if docnames:
-                    found[path] = docnames
+            docnames = sorted(docname for docname, theirs in names.items() if name in theirs)
+            if docnames:
+                found[path] = docnames
         return found
 
 
@@ -89,6 +98,19 @@ def _composed(text: str) -> re.Pattern[str] | None:
     return re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
 
 
+def _written(events: Sequence[ev.Event], folder: Path) -> set[str]:
+    """Return the files of a folder that processes wrote or removed, by their path within it."""
+    root = folder.resolve()
+    paths = (Path(event.path) for event in events if isinstance(event, ev.FileWritten))
+    inner = (path.relative_to(root) for path in paths if path.is_relative_to(root))
+    return {str(path) for path in inner if not any(map(_is_passed_over, path.parts[:-1]))}
+
+
+def _is_passed_over(name: str) -> bool:
+    """Tell whether a folder is of no page: hidden, or of a build."""
+    return name.startswith((".", "_"))
+
+
 def _files(folder: Path) -> Files:
     found: dict[str, tuple[int, int, int]] = {}
     for path in itertools.islice(_walk(folder), _FILES):
@@ -101,6 +123,6 @@ def _files(folder: Path) -> Files:
 
 def _walk(folder: Path) -> Iterator[str]:
     for above, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        folders[:] = itertools.filterfalse(_is_passed_over, folders)
         for name in names:
             yield os.path.join(above, name)  # noqa: PTH118, many files

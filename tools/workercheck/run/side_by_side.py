@@ -218,7 +218,7 @@ class _Runner:
                 run = await self._run(page, IN_COMPANY)
             finally:
                 self.companies.remove(company)
-            if files := company.collisions():
+            if files := company.collisions(run.events):
                 self.collided(page, files)
                 self.again.append(page)
             else:
