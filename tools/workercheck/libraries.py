@@ -525,7 +525,7 @@ LIBRARIES = (
             "distributed.client": (
                 ("Client.submit", "keyed-submitted func"),
                 ("Client.map", "keyed-submitted func"),
-                ("Client._graph_to_futures", "keyed-submitted dsk"),
+                ("Client._graph_to_futures", "keyed-graph-submitted"),
                 ("FutureState.finish", "keyed-finished"),
                 ("FutureState.set_error", "keyed-failed"),
                 ("Future.result", "keyed-asked"),
@@ -688,7 +688,10 @@ LIBRARIES = (
         modules=("mpire.",),
         public={"mpire": "mpire.WorkerPool"},
         functions={
-            "mpire.pool": (("WorkerPool.apply_async", "result-returned func"),),
+            "mpire.pool": (
+                ("WorkerPool.apply_async", "result-returned func"),
+                ("WorkerPool._results_handler", "callback-error-kept"),
+            ),
             "mpire.async_result": (
                 ("AsyncResult._set", "result-set"),
                 ("AsyncResult.get", "result-asked"),

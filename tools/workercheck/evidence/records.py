@@ -191,7 +191,8 @@ class Unseen(Event):
 
     event: ClassVar[str] = "unseen"
     what: str
-    """``future``, ``result`` (of a Pool), ``task``, ``remote task`` or ``process``."""
+    """``future``, ``collection`` of futures, ``result`` of a Pool, ``task``, ``remote task`` or
+    ``process``."""
     place: int
     exception: str | None
     message: str

@@ -9,6 +9,7 @@ from workercheck.evidence import records as ev
 
 _LOOK = {
     "future": "Ask the future for its result() or its exception().",
+    "collection": "Compute the collection, or something of it: that raises what its tasks raised.",
     "result": "Ask for the result with get(), or go through all items of the iterator.",
     "task": "Await the task, or ask it for its exception() once it is done.",
     "remote task": "Get the value of the reference to the task: that raises what the task raised.",
@@ -32,7 +33,7 @@ def look(what: str, thing: str | None) -> str | None:
     Parameters
     ----------
     what
-        ``future``, ``result``, ``task``, ``remote task`` or ``process``.
+        ``future``, ``collection``, ``result``, ``task``, ``remote task`` or ``process``.
     thing
         The function that failed, where it is known.
     """

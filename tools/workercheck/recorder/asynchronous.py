@@ -45,7 +45,9 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
             return
         work = frame.f_locals.get(argument)
         _, place = _tasks.get(id(work), (None, 0))
-        _remember(future, frame, work, place or handles.place_of(work))
+        # Which of several it was that failed is not known.
+        function = None if type(work) is tuple else work
+        _remember(future, frame, function, place or handles.place_of(work))
 
     return handler
 

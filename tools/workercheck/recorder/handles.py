@@ -28,7 +28,7 @@ class Handle:
     thing
         A weak reference to the future, result, task or process.
     what
-        ``future``, ``result``, ``task`` or ``process``.
+        ``future``, ``collection`` of futures, ``result``, ``task`` or ``process``.
     place
         Where the work was handed out.
     owned
@@ -81,6 +81,9 @@ _next_sweep = _SWEEP
 _failed: list[Handle] = []
 _seen_errors: set[tuple[int, str]] = set()
 """Place and exception of failures that somebody looked at: their siblings are seen with them."""
+
+_seen_failures: set[tuple[str, str]] = set()
+"""Exceptions at which somebody looked, with what they say."""
 
 _BROKEN = ("BrokenExecutor", "ShutdownExecutorError", "CancelledError")
 """Errors that only follow from the end of an executor, by the name of a class or of its base."""
@@ -232,6 +235,8 @@ def _tell(failed: list[Handle]) -> None:
             or handle.asked > handle.index
             or (handle.call is not None and handle.call.seen)
             or (handle.place, failure[0]) in _seen_errors
+            # What is computed of a collection passes its failure on.
+            or (handle.what == "collection" and failure in _seen_failures)
         ):
             continue
         unseen.setdefault((handle.place, failure[0]), []).append(handle)
@@ -286,11 +291,13 @@ def forget() -> None:
     _handles.clear()
     _failed.clear()
     _seen_errors.clear()
+    _seen_failures.clear()
 
 
 def _see(handle: Handle) -> None:
     assert handle.failure is not None
     _seen_errors.add((handle.place, handle.failure[0]))
+    _seen_failures.add(handle.failure)
     if handle.call is not None:
         handle.call.seen = True
     if handle.request:

@@ -20,23 +20,40 @@ _sent_off: dict[Any, handles.Handle] = {}
 
 
 def submitted(argument: str) -> monitor.Handler:
-    """Make the handler for a method of a client that returns futures."""
+    """Make the handler for a method of a client that returns futures of a function."""
 
     def handler(frame: FrameType, value: Any) -> None:
-        here = frame.f_locals
-        function = here.get(argument)
-        caller = frame.f_back
-        place = places.place(caller, places.executor_of(here["self"]), function, here.get("args"))
-        owned = places.is_held_by_reader(caller)
-        call = handles.Call()
-        for future in _futures_in(value):
-            state = getattr(future, "_state", None)
-            if state is not None and handles.of_key(state) is None:
-                if state.status not in ("finished", "error"):
-                    _under_way[state.key] = place
-                handles.register(future, "future", place, owned=owned, call=call, key=state)
+        owned = places.is_held_by_reader(frame.f_back)
+        _register(frame, value, "future", frame.f_locals.get(argument), owned=owned)
 
     return handler
+
+
+def graph_submitted(frame: FrameType, value: Any) -> None:
+    """Note the futures of a whole graph of tasks; those of a collection are kept within it."""
+    caller = frame.f_back
+    is_library = caller is not None and places.kind(caller) == places.CARRIER
+    method = caller.f_code.co_name if caller is not None and is_library else ""
+    if method in ("submit", "map"):
+        return  # their own handlers know the function
+    is_kept = method == "persist" and places.is_reader_behind(caller and caller.f_back)
+    owned = is_kept or places.is_held_by_reader(caller)
+    _register(frame, value, "collection" if is_kept else "future", None, owned=owned)
+
+
+def _register(frame: FrameType, value: Any, what: str, function: Any, *, owned: bool) -> None:
+    here = frame.f_locals
+    executor = places.executor_of(here["self"])
+    place = places.place(frame.f_back, executor, function, here.get("args"))
+    call = handles.Call()
+    for future in _futures_in(value):
+        state = getattr(future, "_state", None)
+        if state is not None and handles.of_key(state) is None:
+            if state.status not in ("finished", "error"):
+                _under_way[state.key] = place
+            handles.register(future, what, place, owned=owned, call=call, key=state)
+            # Quick work may have failed before its future was handed out.
+            handles.failed(handles.of_key(state), state.exception)
 
 
 def finished(frame: FrameType, _: Any) -> None:

@@ -55,6 +55,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "batch-done": ("start", work.batch_done),
     "batch-asked": ("start", work.was_asked),
     "keyed-submitted": ("return", keyed.submitted),
+    "keyed-graph-submitted": ("return", keyed.graph_submitted),
     "keyed-finished": ("start", keyed.finished),
     "keyed-failed": ("return", keyed.failed),
     "keyed-asked": ("start", keyed.asked),
