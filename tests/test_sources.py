@@ -184,6 +184,29 @@ with tempfile.TemporaryDirectory() as folder:
         "text = open('data.csv').read()\n_ = Path('data.csv').write_text('not ' + text)",
         None,
     ),
+    "reads while the system is replaced": (
+        """
+from unittest import mock
+with mock.patch("os.lstat", None):
+    open("data.csv").close()
+""",
+        None,
+    ),
+    "opens what is no path": (
+        """
+for path in ("a\\0b", 7.5):
+    try:
+        open(path)
+    except (ValueError, TypeError):
+        pass
+sys.audit("open", 1)
+""",
+        set(),
+    ),
+    "removes its own folder": (
+        "os.makedirs('a/b')\nos.chdir('a')\nshutil.rmtree(os.getcwd())\nos.chdir('/')",
+        set(),
+    ),
     "reads outside": ("_ = open('/proc/self/status').read(), open('../secret').read()", set()),
     "reads what is hidden": ("_ = open('.git/HEAD').read()", set()),
     "opens what is not there": (

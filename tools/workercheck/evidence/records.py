@@ -248,11 +248,11 @@ class FileRead(Event):
 
     event: ClassVar[str] = "file-read"
     path: str
-    """Absolute, without symbolic links."""
+    """Absolute, without symbolic links; empty where nobody knows which file it was."""
     size: int
-    """In bytes."""
+    """In bytes, -1 where nobody knows which file it was."""
     modified: int
-    """When it was last modified, in nanoseconds since the epoch."""
+    """When it was last modified, in nanoseconds since the epoch, -1 as above."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

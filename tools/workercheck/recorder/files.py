@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Kept from before a test suite or a page can replace them.
 _stat, _abspath, _dirname, _SEP = os.stat, os.path.abspath, os.path.dirname, os.sep
 _realpath, _isfile, _islink = os.path.realpath, os.path.isfile, os.path.islink
+_TOUCHES = frozenset(("open", "os.rename", "os.remove"))
+"""The audit events that are looked at."""
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _told: "set[str]" = set()
 _installed: "tuple[str, ...]" = ()
@@ -43,7 +45,7 @@ def start() -> None:
             _tell(origin)
     project = _project()
     if project:
-        _watch_opens(project)
+        _watch_touches(project)
     script = sys.argv[0] if sys.argv else ""
     if script[:1] not in ("", "-") and os.path.isfile(script):
         _tell(script)
@@ -61,8 +63,8 @@ def _project() -> str:
         os.close(fd)
 
 
-def _watch_opens(project: str) -> None:
-    """Tell the files of the project that this process reads, and whatever file it writes.
+def _watch_touches(project: str) -> None:
+    """Tell the files of the project that this process reads, and those that it writes or removes.
 
     What is installed, hidden, or Python's own bytecode is no file of the project.
     """
@@ -102,37 +104,33 @@ def _watch_opens(project: str) -> None:
         if _dirname(path) != folder:
             events.write("file-written", path=events.text(path))
 
-    def opened(event: str, args: "tuple[Any, ...]") -> None:
-        if event == "open":
-            path, _, flags = args
+    def touched(event: str, args: "tuple[Any, ...]") -> None:
+        if event not in _TOUCHES:
+            return
+        try:
+            path = args[0]
             if path == evidence or type(path) is int:
                 return
-            try:
-                path = _abspath(os.fsdecode(path))
-                if ".pyc" in path:
-                    return
+            path = _abspath(os.fsdecode(path))
+            if ".pyc" in path:
+                return
+            if event == "open":
                 # What is neither made nor emptied keeps something of what it was.
-                if not flags & (os.O_TRUNC | os.O_EXCL):
+                if not args[2] & (os.O_TRUNC | os.O_EXCL):
                     reads(path)
-                if flags & _ACCESS:
+                if args[2] & _ACCESS:
                     writes(path)
-            except Exception as exc:
-                events.failed("the files that are opened", exc)
-        elif event == "os.rename":
-            try:
-                reads(_abspath(os.fsdecode(args[0])))
+            elif event == "os.rename":
+                reads(path)
                 writes(_abspath(os.fsdecode(args[1])))
-            except Exception as exc:
-                events.failed("the files that are renamed", exc)
-        elif event == "os.remove" and args[1] == -1:  # not relative to another open folder
-            try:
-                path = _abspath(os.fsdecode(args[0]))
-                if not _islink(path):  # what it leads to stays
-                    writes(path)
-            except Exception as exc:
-                events.failed("the files that are removed", exc)
+            elif args[1] == -1 and not _islink(path):  # -1: the path is relative to no open folder
+                writes(path)
+        except (OSError, ValueError, IndexError):
+            pass  # no path at all, or one in a folder that is gone
+        except Exception:  # the page has replaced what this needs
+            events.write("file-read", path="", size=-1, modified=-1)
 
-    sys.addaudithook(opened)
+    sys.addaudithook(touched)
 
 
 def loaders() -> "Iterator[tuple[Any, str]]":
