@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
 import psutil
 import pytest
-from conftest import PASSES, Site, gate
+from conftest import BROKEN, PASSES, Site, gate
 
 
 def processes_below(folder: Path) -> list[psutil.Process]:
@@ -153,6 +158,94 @@ assert signal.getsignal(signal.SIGTERM) is own
             [sys.executable, "-c", code, *arguments], cwd=site.root, capture_output=True, text=True
         )
         assert 0 == done.returncode, done.stderr
+
+
+CLOCKED = {
+    "lost": BROKEN,
+    "killed": """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+
+context = multiprocessing.get_context("forkserver")
+with ProcessPoolExecutor(1, mp_context=context) as executor:
+    executor.submit(time.sleep, 0.7).result()
+    future = executor.submit(os._exit, 0)
+""",
+    "unseen": """
+import time, loky
+future = loky.get_reusable_executor(max_workers=1).submit(divmod, 1, 0)
+time.sleep(0.7)
+""",
+    "left": """
+import subprocess, time
+time.sleep(0.7)
+process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+""",
+    "healthy": """
+import loky, time
+before = now = time.time()
+deadline = time.monotonic() + 20
+while now > before - 1000 and time.monotonic() < deadline:
+    loky.get_reusable_executor(max_workers=1).submit(time.sleep, 0.1).result()
+    before, now = now, time.time()
+assert now < before, "the clock was never set back"
+""",
+}
+
+
+@pytest.fixture
+def stepping_clock(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Variables with which programs see a clock on the wall that steps by an hour, back and forth.
+
+    The clocks that count from the start of the machine run on as they are.
+    """
+    files = metadata.files("libfaketime") or ()
+    library = next(file.locate() for file in files if file.name == "libfaketime.so.1")
+    offset, new = tmp_path / "offset", tmp_path / "new"
+    offset.write_text("+0\n")
+    over = threading.Event()
+
+    def step() -> None:
+        for hours in itertools.cycle([-1, 0]):
+            if over.wait(1.3):
+                return
+            new.write_text(f"{hours:+}h\n")
+            new.replace(offset)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    yield {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+    over.set()
+    thread.join()
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="libfaketime is for these"
+)
+def test_clock_that_is_set_back_and_forth_misleads_no_build(
+    site: Site, stepping_clock: dict[str, str]
+) -> None:
+    for name, cell in CLOCKED.items():
+        site.write(name, cell)
+    build = site.build(env=stepping_clock)
+    assert {
+        "lost": [("unpickle-task", 9)],
+        "killed": [("worker-died", 9)],
+        "unseen": [("unseen-failure", 9)],
+        "left": [("leftover-process", 9)],
+        "healthy": [],
+    } == {name: build.findings(name) for name in CLOCKED}, build.log
+    for name in CLOCKED.keys() - {"healthy"}:
+        (site.source / f"{name}.md").unlink()
+    build = site.build("-E", env=stepping_clock)
+    assert 0 == build.status, build.log
+    assert build.page("healthy")["cached"]
 
 
 HOSTILE = r"""

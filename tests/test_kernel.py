@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
+from runs import findings
 from test_run_processes import execute, page
+from workercheck.run.outputs import BoundedClient
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sockets with a name are Linux's")
 
@@ -46,3 +51,30 @@ def test_kernel_whose_sockets_would_have_too_long_a_path_runs(
     with_file, without, _ = sockets(tmp_path)
     assert with_file == 0
     assert without >= 5
+
+
+@pytest.mark.parametrize(
+    ("begins", "step", "kinds"),
+    [("time.sleep(2)", 3600, []), ("time.sleep(600)", -3600, ["kernel-died"])],
+    ids=["slow", "hangs"],
+)
+def test_clock_that_is_set_while_a_kernel_starts_neither_condemns_nor_spares_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: str, step: int, kinds: list[str]
+) -> None:
+    folder = tmp_path / "kernels" / "late"
+    folder.mkdir(parents=True)
+    code = f"import time\n{begins}\nfrom ipykernel.kernelapp import main\nmain()"
+    argv = [sys.executable, "-c", code, "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "late", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    late = page(tmp_path, "print(1)")
+    late.notebook.metadata["kernelspec"]["name"] = "late"
+
+    now, steps = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() + step * next(steps))
+    monkeypatch.setattr(BoundedClient, "startup_timeout", 10 if kinds else 60)
+    started = time.monotonic()
+    (run,) = execute(late)
+    assert kinds == [finding.kind for finding in findings(run)]
+    assert time.monotonic() - started < 50

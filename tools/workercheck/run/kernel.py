@@ -30,6 +30,9 @@ SHUTDOWN = 2.0
 _SOCKET_LIMIT = 100
 """Bytes that the path of a socket may have, without the number that is added to it."""
 
+_FOR_EVER = 10**9
+"""Seconds that no clock is set by."""
+
 LOG = "kernel.log"
 """The file in the folder of the evidence for what the kernel writes past the page."""
 
@@ -111,7 +114,7 @@ class Kernel:
         await client.async_start_new_kernel(env=environ, cwd=str(cwd), stdout=log, stderr=log)
         if pid := internals.kernel_pid(client):
             self._tree.begin(pid)
-        await client.async_start_new_kernel_client()
+        await self._wait_for_answer()
         assert client.kc is not None
         reply = await client.async_wait_for_reply(client.kc.kernel_info())
         if pid:
@@ -125,6 +128,20 @@ class Kernel:
                 )
         if reply is not None:
             self._notebook.metadata["language_info"] = reply["content"]["language_info"]
+
+    async def _wait_for_answer(self) -> None:
+        """Wait until the kernel answers, or for as long as the client's own limit is.
+
+        The client goes by the clock on the wall: where that is set by an hour meanwhile, a kernel
+        that starts as it should has not answered in time, or one that hangs has an hour more.
+        """
+        patience = self.client.startup_timeout
+        self.client.startup_timeout = _FOR_EVER
+        try:
+            async with asyncio.timeout(patience):
+                await self.client.async_start_new_kernel_client()
+        except TimeoutError:
+            raise RuntimeError(f"it did not answer within {patience} s") from None
 
     def ask_for_last_words(self, token: str, patience: float) -> bool:
         """Ask the recorder in the kernel to wait for work that may fail, then to tell the rest.
