@@ -157,13 +157,22 @@ def processes() -> Iterator[Handle]:
 
 def failed(handle: Handle | None, error: Any, index: int = 0) -> None:
     """Note that a piece of work failed."""
-    if handle is None or handle.failure is not None or not isinstance(error, BaseException):
+    if handle is None or handle.failure is not None:
         return
+    failure = described(error)
+    if failure is not None:
+        handle.index = index
+        fail(handle, *failure)
+
+
+def described(error: Any) -> tuple[str, str] | None:
+    """Return the name of an exception and its message, None where it is no failure of its own."""
+    if not isinstance(error, BaseException):
+        return None
     names = [cls.__name__ for cls in type(error).__mro__]
     if not set(_BROKEN).isdisjoint(names) and names[0] not in _BROKEN_BY_INITIALIZER:
-        return
-    handle.index = index
-    fail(handle, events.qualified(type(error)) or "", events.message_of(error))
+        return None
+    return events.qualified(type(error)) or "", events.message_of(error)
 
 
 def exited(handle: Handle | None, exitcode: int, child: int) -> None:

@@ -33,6 +33,9 @@ READER, CARRIER, OTHER, END, OWN = range(5)
 worker's stack; nobody's, a wrapper through which the others are seen."""
 
 _LIMIT = 20_000
+_NAMES = 12
+"""Of a function and those that it holds, as many as are told."""
+_Code, _Builtin, _Module = type((lambda: 0).__code__), type(len), type(sys)
 
 _WORKER_SCRIPTS = ("dask", "dask-worker", "ipengine")
 """Scripts that libraries install to start workers."""
@@ -58,7 +61,7 @@ _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 _kinds: dict[int, tuple[CodeType, int]] = {}
 _places: dict[tuple[Any, ...], int] = {}
 _kept: list[Any] = []
-"""Code objects whose ids are in the keys of places, so that no other code gets the same id."""
+"""What has its id in the keys of places, so that nothing else gets the same id."""
 _sent_from: dict[tuple[Any, ...], int] = {}
 """By reader's code, instruction, function of a library and cell: the place of what is sent."""
 _executors: dict[type, str] = {}
@@ -222,8 +225,8 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
     global _count
     reader = reader_of(frame)
     here = on_behalf(frame)
-    code = getattr(function, "__code__", None)
-    what = id(code) if code is not None else id(function)
+    sign = sign_of(function, args)
+    what = sign if type(sign) is tuple else id(sign)
     key: Any
     if reader is not None:
         key = (id(reader.f_code), reader.f_lasti, here, executor, what)
@@ -238,7 +241,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
         _count += 1
         number = _places[key] = _count
         _cells[number] = here
-        _kept.append((reader and reader.f_code, code if code is not None else function))
+        _kept.append((reader and reader.f_code, sign))
         file, line = sources.position(reader) if reader is not None else ("", 0)
         events.write(
             "place",
@@ -250,7 +253,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
             test=events.text(test())[:500] or None,
             executor=executor,
             through=_library_behind(frame),
-            names=names_of(function, args)[:12] if function is not None else [],
+            names=names_of(function, args)[:_NAMES] if function is not None else [],
         )
     return number
 
@@ -453,6 +456,29 @@ def remember_thread(thread: Any, starter: FrameType | None) -> None:
     # "": a library's own, which may serve any cell.
     of_library = starter is None or kind(starter) in (CARRIER, OWN)
     _cell_of_thread[thread] = "" if of_library else cell(starter) or ""
+
+
+def sign_of(function: Any, args: Any = ()) -> Any:
+    """Return what a function is known by, and what may be kept: it holds no object of the page.
+
+    Parameters
+    ----------
+    function, args
+        The work.
+
+    Returns
+    -------
+    object
+        The code of a function of Python, a function of a module that is written in C; for anything
+        else, which may be made for one task and hold large data, a tuple of its names.
+    """
+    code = getattr(function, "__code__", None)
+    if type(code) is _Code:
+        return code
+    owner: Any = getattr(function, "__self__", None) if type(function) is _Builtin else None
+    if function is None or type(owner) is _Module:
+        return function
+    return tuple(names_of(function, args)[:_NAMES])
 
 
 def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:

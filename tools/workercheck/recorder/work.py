@@ -30,7 +30,8 @@ _submissions: dict[tuple[Any, ...], tuple[int, bool, Any]] = {}
 the future, and what keeps the function's id its own."""
 _LIMIT = 20_000
 
-_thread_errors: weakref.WeakKeyDictionary[Any, BaseException] = weakref.WeakKeyDictionary()
+_thread_failures: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
+"""Name and message of the error that ended a thread: the error would keep the page's objects."""
 _put: dict[int, int] = {}
 """By the id of an object that waits in a queue, which keeps it alive: its place."""
 _doomed: dict[int, tuple[dict[int, Any], dict[int, int]]] = {}
@@ -43,13 +44,13 @@ def submitted(argument: str) -> monitor.Handler:
     def handler(frame: FrameType, future: Any) -> None:
         here, caller = frame.f_locals, frame.f_back
         function = here.get(argument)
-        code = getattr(function, "__code__", function)
+        sign = places.sign_of(function, here.get("args") or ())
         key = (
             id(caller.f_code) if caller is not None else 0,
             caller.f_lasti if caller is not None else 0,
             places.on_behalf(caller),
             id(frame.f_code),
-            id(code),
+            sign if type(sign) is tuple else id(sign),
         )
         known = _submissions.get(key)
         if known is None:
@@ -61,7 +62,7 @@ def submitted(argument: str) -> monitor.Handler:
                 else places.executor_behind(frame)
             )
             place = places.place(caller, executor, function, here.get("args") or ())
-            known = (place, _is_owned(caller), code)
+            known = (place, _is_owned(caller), sign)
             # What calls from a library may be called from anywhere.
             if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
                 _submissions[key] = known
@@ -241,7 +242,9 @@ def thread_returned(argument: str) -> monitor.Handler:
         executor = places.executor_of(here["self"])
         place = places.place(caller, executor, here.get(argument), here.get("args") or ())
         handles.register(thread, "thread", place, owned=places.is_held_by_reader(caller))
-        handles.failed(handles.of(thread), _thread_errors.pop(thread, None))
+        handle, failure = handles.of(thread), _thread_failures.pop(thread, None)
+        if handle is not None and failure is not None:
+            handles.fail(handle, *failure)
 
     return handler
 
@@ -251,8 +254,8 @@ def thread_failed(thread: Any, error: BaseException | None) -> None:
     handle = handles.of(thread)
     if handle is not None:
         handles.failed(handle, error)
-    elif error is not None:
-        _thread_errors[thread] = error
+    elif (failure := handles.described(error)) is not None:
+        _thread_failures[thread] = failure
 
 
 def result_set(frame: FrameType, _: Any) -> None:
