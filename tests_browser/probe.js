@@ -212,6 +212,26 @@ window.probe = (() => {
       return found;
     },
 
+    /** Mark the pieces of code that look like an earlier one, on a ground that looks the same. */
+    markTwins: () => {
+      const grounds = new Map();
+      const ground = (element) => {
+        if (!element) return "";
+        if (!grounds.has(element)) {
+          const { backgroundColor, backgroundImage, opacity } = getComputedStyle(element);
+          grounds.set(element, [backgroundColor, backgroundImage, opacity, ground(element.parentElement)].join());
+        }
+        return grounds.get(element);
+      };
+      const seen = new Set();
+      for (const element of document.querySelectorAll("pre span")) {
+        const { color, fontSize, fontWeight } = getComputedStyle(element);
+        const looks = [color, fontSize, fontWeight, ground(element)].join();
+        element.toggleAttribute("data-twin", seen.has(looks));
+        seen.add(looks);
+      }
+    },
+
     /** How the data beside a slider or a list look now. */
     look: (control) => {
       let element = control;

@@ -89,6 +89,11 @@ FAULTS = {
             "color: #333",
             "axe, serious: Elements must meet minimum color contrast ratio thresholds",
         ),
+        "code like other code, on a ground of its own": (
+            "# and a comment",
+            "<span style='background: #888'><span class='nn'>numpy</span></span>",
+            "axe, serious: Elements must meet minimum color contrast ratio thresholds",
+        ),
         "code out of the keyboard's reach": (
             '<script defer src="_static/scrolling.js"></script>',
             "",
@@ -204,7 +209,7 @@ def open_text(visit, tmp_path, pytestconfig):
 def test_page_with_nothing_wrong_passes(open_text, kind):
     page = open_text(healthy(kind))
     page.switch_theme()
-    assert [*page.look(), *page.axe(), *page.problems] == []
+    assert [*page.look(), *page.axe(), *page.contrast(), *page.problems] == []
 
 
 @pytest.mark.parametrize(
@@ -217,7 +222,7 @@ def test_fault_is_found(open_text, kind, fault):
     assert text.count(part) == 1
     page = open_text(text.replace(part, replacement))
     page.switch_theme()
-    found = page.axe() if expected.startswith("axe") else page.look()
+    found = [*page.axe(), *page.contrast()] if expected.startswith("axe") else page.look()
     problems = [*found, *page.problems]
     assert [problem for problem in problems if expected in problem], problems
 

@@ -12,15 +12,13 @@ def test_page(visit, site, docname, window):
     # Contrast takes axe most of its time: three times are enough for dark as the system asks for
     # it, for light, and for dark by the button. That of code is the same on a phone.
     is_phone = window == "phone"
-    where = {"exclude": [["pre"]]} if is_phone else None
 
     page = visit(f"{site}/{docname}.html", width=width, scheme=scheme)
-    problems = [*page.look(), *page.axe(rules={"color-contrast": {"enabled": False}})]
-    problems += page.axe(context=where, runOnly=["color-contrast"])
+    problems = [*page.look(), *page.axe(), *page.contrast(code=not is_phone)]
     page.switch_theme()
     # Nothing but the colours has changed.
     problems += page.plots()
     if not is_phone:
-        problems += page.axe(runOnly=["color-contrast"])
+        problems += page.contrast()
     problems += page.problems
     assert not problems, "\n".join(problems)

@@ -126,7 +126,20 @@ class Visit:
         """Everything but axe, which takes longer."""
         return [*self.sideways(), *self.code(), *self.controls(), *self.plots(), *self.swipes()]
 
-    def axe(self, *, context: dict[str, object] | None = None, **options: object) -> list[str]:
+    def axe(self) -> list[str]:
+        """Return what axe finds serious or critical, but for contrast, which takes longer."""
+        return self.run_axe(rules={"color-contrast": {"enabled": False}})
+
+    def contrast(self, *, code: bool = True) -> list[str]:
+        """Return the text that axe finds hard to read, with code or without.
+
+        Of pieces of code that look alike, on grounds that look alike, axe sees the first.
+        """
+        self.page.evaluate("probe.markTwins()")
+        exclude = [["[data-twin]"]] if code else [["pre"]]
+        return self.run_axe(context={"exclude": exclude}, runOnly=["color-contrast"])
+
+    def run_axe(self, *, context: dict[str, object] | None = None, **options: object) -> list[str]:
         """Return what axe finds serious or critical, given its own context and options."""
         results = Axe().run(self.page, context, {"resultTypes": ["violations"], **options})
         return [
