@@ -192,6 +192,17 @@ def test_forked_child_waits_for_no_import_of_another_thread(
     assert "forked\n" == python(code, evidence, "-W", "ignore")
 
 
+def test_a_future_is_set_by_a_thread_that_has_no_frame_below(evidence: Evidence) -> None:
+    code = """
+    import _thread, concurrent.futures
+
+    future = concurrent.futures.Future()
+    _thread.start_new_thread(future.set_exception, (ValueError("lost"),))
+    print(repr(future.exception(10)))
+    """
+    assert "ValueError('lost')\n" == python(code, evidence)
+
+
 def test_death_during_a_load_leaves_its_mark(evidence: Evidence) -> None:
     in_worker = "import os\nif not os.fork():\n    receiver.recv()\nos.wait()"
     python(TRANSPORT.format(message=b"cos\n_exit\n(I3\ntR.") + in_worker, evidence)

@@ -124,7 +124,7 @@ class _Method:
 class _Call:
     """What a handler wants to know of a frame."""
 
-    def __init__(self, function: Any, caller: FrameType, args: Any, kwargs: Any) -> None:
+    def __init__(self, function: Any, caller: FrameType | None, args: Any, kwargs: Any) -> None:
         while hasattr(function, "__wrapped__"):
             function = function.__wrapped__
         code = function.__code__
@@ -141,15 +141,18 @@ class _Call:
 def _watched(function: Any, moment: str, handler: Any) -> type:
     original = getattr(function, "original", function)
 
-    def tell(caller: FrameType, args: Any, kwargs: Any, value: Any) -> None:
+    def tell(caller: FrameType | None, args: Any, kwargs: Any, value: Any) -> None:
         try:
             handler(_Call(original, caller, args, kwargs), value)
         except Exception:
             pass
 
     def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
-        caller: Any = sys._getframe(1)
-        while caller.f_code is own:  # wrapped for another handler, too
+        try:
+            caller: Any = sys._getframe(1)
+        except ValueError:  # called from a thread of compiled code
+            caller = None
+        while caller is not None and caller.f_code is own:  # wrapped for another handler, too
             caller = caller.f_back
         if moment != "return":
             tell(caller, args, kwargs, None)
