@@ -101,6 +101,15 @@ def test_every_exception_is_recorded_and_passed_on(evidence: Evidence, error: st
     assert error == failure.exception
 
 
+@pytest.mark.parametrize("function", ["pickle.dumps", "pickle.loads", "os.kill", "os.killpg"])
+def test_watched_function_looks_like_itself(evidence: Evidence, function: str) -> None:
+    code = f"""
+    import inspect, multiprocessing, os, pickle
+    print({function}, inspect.signature({function}), {function}.__doc__, {function}.__name__)
+    """
+    assert python(code) == python(code, evidence) != ""
+
+
 def test_traceback_is_the_same_as_without(evidence: Evidence) -> None:
     code = TRANSPORT.format(message=b"c__main__\nsphere\n.") + "receiver.recv()"
     assert python(code) == python(code, evidence)

@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+class _Wrapper(type):
+    """The type of wrappers, which look like their functions where a page shows them."""
+
+    real: "Any"
+    """The function."""
+
+    def __repr__(cls) -> str:
+        return repr(cls.real)
+
+    @property
+    def __signature__(cls) -> "Any":
+        import inspect
+
+        return inspect.signature(cls.real)
+
+
 def wrapper(real: "Any", new: "Callable[..., Any]") -> type:
     """Return a class that stands for the function *real*.
 
@@ -28,10 +44,11 @@ def wrapper(real: "Any", new: "Callable[..., Any]") -> type:
         Its ``__new__``: does the call, and returns what it gave or `raise_later`.
     """
     name = real.__name__
-    return type(
+    return _Wrapper(
         name,
         (),
         {
+            "real": real,
             "__new__": new,
             "__module__": real.__module__,
             "__qualname__": real.__qualname__,

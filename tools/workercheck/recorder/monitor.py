@@ -124,9 +124,7 @@ def _make_way(monitoring: Any) -> None:
             return frameless.raise_later(cls, exc)
 
     for name, real, new in (("use_tool_id", real_use, use), ("get_tool", real_get, get)):
-        wrapper: Any = frameless.wrapper(real, new)
-        wrapper.real = real
-        setattr(monitoring, name, wrapper)
+        setattr(monitoring, name, frameless.wrapper(real, new))
 
 
 def _real_get_tool(monitoring: Any, number: int) -> Any:
