@@ -47,7 +47,10 @@ def test_signal_ends_every_process_and_the_next_build_is_right(
         "import subprocess, sys, time, loky\n"
         "child = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
         "subprocess.Popen(child, start_new_session=True)\n"
-        "loky.get_reusable_executor(max_workers=1).submit(time.sleep, 600)\n"
+        "executor = loky.get_reusable_executor(max_workers=1)\n"
+        "executor.submit(abs, -1).result()\n"
+        "executor.submit(time.sleep, 600)\n"
+        "open('started', 'w').close()\n"
         "time.sleep(600)",
     )
     site.write("index", text="# Index\n\n```{toctree}\nquick\nslow\n```\n")
@@ -62,7 +65,7 @@ def test_signal_ends_every_process_and_the_next_build_is_right(
     )
     try:
         deadline = time.monotonic() + 60
-        while len(processes_below(temporary)) < 4 and time.monotonic() < deadline:
+        while not (site.source / "started").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         assert len(processes_below(temporary)) >= 4
         build.send_signal(number)
