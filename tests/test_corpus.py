@@ -156,6 +156,10 @@ RACES = ("mpire",)
 """Libraries that, on a busy machine, may take a worker that has just finished for dead."""
 
 
+PIDS = ("ray",)
+"""Libraries that print the pids of their workers, and the time."""
+
+
 def without_logs(name: str, found: list[str]) -> list[str]:
     """Return the outputs of a page that do not depend on how busy the machine is."""
     if name.startswith(PIECES):
@@ -188,7 +192,8 @@ LocalPortCache.find_available_port = find_available_port
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_page_shows_the_same_with_the_recorder_and_without(built: Build, tmp_path: Path) -> None:
-    pages = [path for path in HEALTHY if runs_here(path) and not path.stem.startswith(RACES)]
+    differ = (*RACES, *PIDS)
+    pages = [path for path in HEALTHY if runs_here(path) and not path.stem.startswith(differ)]
     site = Site(tmp_path / "stock")
     site.conf(
         f'{PORTS}\nextensions = ["myst_nb"]\nnb_execution_mode = "force"\n'
