@@ -201,8 +201,7 @@ def test_page_shows_the_same_with_the_recorder_and_without(built: Build, tmp_pat
     )
     for path in pages:
         shutil.copy(path, site.source)
-    # Sphinx deals out ten lots of pages: two for each process, so that none is left over.
-    stock = site.build("-j", "5")
+    stock = site.build("-j", "4")
     assert 0 == stock.status, stock.log
 
     def shown(folder: Path) -> dict[str, list[str]]:
