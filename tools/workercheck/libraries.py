@@ -104,7 +104,7 @@ class Library:
     falls_back : iterable of str
         Modules that try the plain ``pickle.dumps`` first, and something else where it fails.
     result_readers : iterable of str
-        Functions of the parent process that load what workers send back.
+        Functions that load what another process answers, and never work.
     task_readers : iterable of str
         Modules that load what the page sends, though they may run in the page's own process.
     housekeeping : iterable of str
@@ -467,7 +467,7 @@ LIBRARIES = (
         commands=((r"multiprocessing\.spawn|--multiprocessing-fork", "spawn"),),
         service=r"-c (?:import sys; )?from (?:multiprocessing|multiprocess|billiard)\.\w+ import",
         answers=True,
-        result_readers=("_handle_results", "_callmethod"),
+        result_readers=("_handle_results", "_callmethod", "dispatch"),
         carriers=lambda: (
             *_carriers("multiprocessing"),
             # Make a pool of their own.
@@ -848,6 +848,7 @@ MODULES = tuple(module for library in LIBRARIES for module in library.modules)
 """Modules that carry work between processes, by the beginning of their names."""
 
 RUNS = frozenset(function for library in LIBRARIES for function in library.runs)
+RESULT_READERS = frozenset(name for library in LIBRARIES for name in library.result_readers)
 FALLS_BACK = tuple(module for library in LIBRARIES for module in library.falls_back)
 HOUSEKEEPING = tuple(package for library in LIBRARIES for package in library.housekeeping)
 

@@ -8,7 +8,6 @@ from workercheck.judge import hints, wording
 from workercheck.judge.finding import Finding, FindingKind
 from workercheck.judge.history import History, Work
 
-_RESULT_READERS = {name for library in libraries.LIBRARIES for name in library.result_readers}
 _TASK_READERS = {name for library in libraries.LIBRARIES for name in library.task_readers}
 
 _SHUTDOWN_NOISE = ("KeyboardInterrupt", "EOFError", "ConnectionResetError", "BrokenPipeError")
@@ -67,7 +66,7 @@ def _failed_load(history: History, e: ev.LoadFailed) -> Finding:
 
 
 def _is_result(history: History, e: ev.LoadFailed) -> bool:
-    if any(entry[1:] and entry[1] in _RESULT_READERS for entry in e.stack):
+    if any(entry[1:] and entry[1] in libraries.RESULT_READERS for entry in e.stack):
         return True
     if history.is_from_above(e.fingerprint, e):
         return False

@@ -112,7 +112,11 @@ def watched_load(real: "Any") -> type:
             except BaseException as exc:
                 return frameless.raise_later(cls, exc)
         doing = _doing
-        if doing is None or doing[0] == _LOADING:  # no worker; a message within a message
+        if (  # no worker; a message within a message, or within a task
+            doing is None
+            or doing[0] == _LOADING
+            or (doing[0] == _WORKING and not _places.is_machinery(caller))
+        ):
             try:
                 return real(*args, **kwargs)
             except BaseException as exc:
@@ -385,7 +389,8 @@ def _note_sent(message: "Any", caller: "FrameType | None", thing: "Any") -> None
         place = resolve(caller, thing)
     else:
         place, is_answer = _places.sender(caller, thing)
-        if is_answer and _doing is not None:
+        # What is sent while a message is loaded is a question about it.
+        if is_answer and _doing is not None and _doing[0] != _LOADING:
             if _doing[0] == _WORKING:
                 reply_to, place = _loaded, _REPLY
             _doing[0] = _IDLE

@@ -16,7 +16,7 @@ import weakref
 from _thread import get_ident as _get_ident
 from os import environ as _environ
 
-from workercheck.libraries import BATCHES, BOOTSTRAPS, FALLS_BACK, MODULES, RUNS
+from workercheck.libraries import BATCHES, BOOTSTRAPS, FALLS_BACK, MODULES, RESULT_READERS, RUNS
 from workercheck.recorder import events, sources
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -139,7 +139,11 @@ def falls_back(frame: FrameType | None) -> bool:
 
 
 def is_machinery(frame: FrameType | None) -> bool:
-    """Tell whether nobody but libraries is on the stack: the loop of a worker, not its task."""
+    """Tell whether nobody but libraries is on the stack: the loop of a worker, not its task.
+
+    A library that loads the answer to a question of its own, as the proxy of a manager does when
+    it is deleted, is not the loop.
+    """
     caller = frame.f_back if frame is not None else None
     if caller is not None and id(caller.f_code) in _loops:
         return True
@@ -150,7 +154,7 @@ def is_machinery(frame: FrameType | None) -> bool:
             if caller is not None and caller.f_back is not None:
                 _remember_loop(caller, caller.f_back)
             return True
-        if what == READER:
+        if what == READER or frame.f_code.co_name in RESULT_READERS:
             return False
         frame = frame.f_back
     return True
@@ -273,7 +277,8 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
     place : int
         0 where it is not known.
     is_answer : bool
-        Whether nobody but libraries is on the stack, so that a worker answers.
+        Whether nobody but libraries is on the stack, so that a worker answers. The question that
+        a library asks by itself, as the proxy of a manager does when it is deleted, is no answer.
     """
     first = frame
     above = frame.f_back if frame is not None else None
@@ -282,6 +287,7 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
         or (above.f_back is not None and id(above.f_back.f_code) in _loops)
     ):
         return 0, True
+    asks = False
     while frame is not None:
         resolve = resolvers.get(id(frame.f_code))
         if resolve is not None:
@@ -300,9 +306,10 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
             return number, False
         if what == END:
             break
+        asks = asks or frame.f_code.co_name in RESULT_READERS
         frame = frame.f_back
     if not _runs_kernel():
-        return 0, is_worker()
+        return 0, is_worker() and not asks
     if _get_ident() != _main_thread:
         return 0, False  # a library's own thread, which serves every cell
     return place(first, executor_behind(first)), False
