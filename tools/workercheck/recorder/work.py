@@ -318,9 +318,18 @@ def item_set(frame: FrameType, _: Any) -> None:
             handles.failed(handle, value, index)
 
 
+def _local(frame: FrameType, name: str) -> Any:
+    """Return a local variable of a function that runs for as long as its thread."""
+    here = frame.f_locals
+    value = here.get(name)
+    if type(here) is dict:  # before Python 3.13 a copy, which would keep the other variables
+        here.clear()
+    return value
+
+
 def pool_task(frame: FrameType, task: Any) -> int:
     """Return the place of a task that the thread of a Pool sends."""
-    cache = frame.f_locals.get("cache")
+    cache = _local(frame, "cache")
     return handles.place_of(cache.get(task[0])) if cache and task else 0
 
 
@@ -347,7 +356,7 @@ def place_of_running(future: Any) -> int:
 def queued_object(frame: FrameType, thing: Any) -> int:
     """Return the place of an object that the thread of a queue sends."""
     number = getattr(thing, "work_id", None)
-    queue = getattr(frame.f_locals.get("onerror"), "__self__", None)
+    queue = getattr(_local(frame, "onerror"), "__self__", None)
     items = getattr(queue, "pending_work_items", None)
     if number is not None and items is not None:
         future = getattr(items.get(number), "future", None)
@@ -390,7 +399,7 @@ def future_among(path: str) -> places.Resolver:
     variable, attribute = path.split(".")
 
     def resolver(frame: FrameType, _: Any) -> int:
-        future = getattr(frame.f_locals.get(variable), attribute, None)
+        future = getattr(_local(frame, variable), attribute, None)
         return place_of_running(future)
 
     return resolver
