@@ -10,7 +10,7 @@ from IPython.display import Markdown, display
 
 # Kept until the kernel ends: it is removed then.
 _folder = tempfile.TemporaryDirectory()
-_LANGUAGES = {".md": "md", ".py": "python", ".rst": "rst"}
+_LANGUAGES = {".csv": "text", ".md": "md", ".py": "python", ".rst": "rst"}
 
 
 def file(name, text):
