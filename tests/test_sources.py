@@ -179,7 +179,12 @@ with tempfile.TemporaryDirectory() as folder:
         "!cp helper.py copy.py\n!{sys.executable} copy.py\nos.unlink('copy.py')",
         None,
     ),
-    "appends": ("open('data.csv', 'a').write('4')", None),
+    "appends": ("_ = open('data.csv', 'a').write('4')", set()),
+    "appends and reads": (
+        "_ = Path('data.csv').open('a').write('4')\nprint(open('data.csv').read())",
+        {"data.csv"},
+    ),
+    "opens to read and write": ("_ = open('data.csv', 'r+').write('4')", None),
     "changes what it read": (
         "text = open('data.csv').read()\n_ = Path('data.csv').write_text('not ' + text)",
         None,

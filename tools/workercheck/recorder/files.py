@@ -115,10 +115,13 @@ def _watch_touches(project: str) -> None:
             if ".pyc" in path:
                 return
             if event == "open":
-                # What is neither made nor emptied keeps something of what it was.
-                if not args[2] & (os.O_TRUNC | os.O_EXCL):
+                access = args[2] & _ACCESS
+                is_new = args[2] & (os.O_TRUNC | os.O_EXCL)
+                if access != os.O_WRONLY and not is_new:
                     reads(path)
-                if args[2] & _ACCESS:
+                # What is only added to can be read by nobody through this opening, and stays a file
+                # of the project for whoever reads it later.
+                if access == os.O_RDWR or (access and (is_new or not _isfile(path))):
                     writes(path)
             elif event == "os.rename":
                 reads(path)
