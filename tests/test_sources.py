@@ -236,8 +236,10 @@ from pathlib import Path
 """
     run = execute(page(project, imports, cell))[0]
     assert [] == [event for event in run.events if getattr(event, "exception", None)]
-    found = run.sources and {Path(path).relative_to(project).as_posix() for path in run.sources}
-    assert expected == (found if run.sources is None else set(found or ()))
+    found = run.sources
+    if found is not None:
+        found = {Path(path).relative_to(project).as_posix() for path in found}
+    assert expected == found
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,10 @@ def _watch_touches(project: str) -> None:
             path = args[0]
             if path == evidence or type(path) is int:
                 return
-            path = _abspath(os.fsdecode(path))
+            path = os.fsdecode(path)
             if ".pyc" in path:
                 return
+            path = _abspath(path)
             if event == "open":
                 access = args[2] & _ACCESS
                 is_new = args[2] & (os.O_TRUNC | os.O_EXCL)

@@ -229,8 +229,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
     global _count
     reader = reader_of(frame)
     here = on_behalf(frame)
-    sign = sign_of(function, args)
-    what = sign if type(sign) is tuple else id(sign)
+    what, kept = sign_of(function, args)
     key: Any
     if reader is not None:
         key = (id(reader.f_code), reader.f_lasti, here, executor, what)
@@ -245,7 +244,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
         _count += 1
         number = _places[key] = _count
         _cells[number] = here
-        _kept.append((reader and reader.f_code, sign))
+        _kept.append((reader and reader.f_code, kept))
         file, line = sources.position(reader) if reader is not None else ("", 0)
         events.write(
             "place",
@@ -465,8 +464,8 @@ def remember_thread(thread: Any, starter: FrameType | None) -> None:
     _cell_of_thread[thread] = "" if of_library else cell(starter) or ""
 
 
-def sign_of(function: Any, args: Any = ()) -> Any:
-    """Return what a function is known by, and what may be kept: it holds no object of the page.
+def sign_of(function: Any, args: Any = ()) -> tuple[Any, Any]:
+    """Return what a function is known by in keys, and what has to be kept for that.
 
     Parameters
     ----------
@@ -475,17 +474,19 @@ def sign_of(function: Any, args: Any = ()) -> Any:
 
     Returns
     -------
-    object
-        The code of a function of Python, a function of a module that is written in C; for anything
-        else, which may be made for one task and hold large data, a tuple of its names.
+    sign : int or tuple of str
+        The id of the code of a function of Python, or of a function of a module that is written in
+        C; for anything else, which may be made for one task and hold large data, its names.
+    kept : object
+        What has the id, so that nothing else gets it. It holds no object of the page.
     """
     code = getattr(function, "__code__", None)
     if type(code) is _Code:
-        return code
+        return id(code), code
     owner: Any = getattr(function, "__self__", None) if type(function) is _Builtin else None
     if function is None or type(owner) is _Module:
-        return function
-    return tuple(names_of(function, args)[:_NAMES])
+        return id(function), function
+    return tuple(names_of(function, args)[:_NAMES]), None
 
 
 def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:

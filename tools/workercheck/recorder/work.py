@@ -44,13 +44,13 @@ def submitted(argument: str) -> monitor.Handler:
     def handler(frame: FrameType, future: Any) -> None:
         here, caller = frame.f_locals, frame.f_back
         function = here.get(argument)
-        sign = places.sign_of(function, here.get("args") or ())
+        sign, kept = places.sign_of(function, here.get("args") or ())
         key = (
             id(caller.f_code) if caller is not None else 0,
             caller.f_lasti if caller is not None else 0,
             places.on_behalf(caller),
             id(frame.f_code),
-            sign if type(sign) is tuple else id(sign),
+            sign,
         )
         known = _submissions.get(key)
         if known is None:
@@ -62,7 +62,7 @@ def submitted(argument: str) -> monitor.Handler:
                 else places.executor_behind(frame)
             )
             place = places.place(caller, executor, function, here.get("args") or ())
-            known = (place, _is_owned(caller), sign)
+            known = (place, _is_owned(caller), kept)
             # What calls from a library may be called from anywhere.
             if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
                 _submissions[key] = known
