@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses as dc
+from pathlib import Path
 
 import pytest
-from runs import page_of_tags
+from runs import execute, findings, page, page_of_tags
 from workercheck.evidence import records as ev
 from workercheck.judge import rules
 from workercheck.judge.history import History
@@ -64,3 +65,29 @@ def test_process_ended_on_purpose_only_if_it_was_asked_before_it_was_found_dead(
     dead = ev.Exited(pid=7, time=2, child=8, exitcode=3, target=None)
     events = [started, *([asked, dead] if asked_first else [dead, asked])]
     assert asked_first == History(page_of_tags([[]]), events).was_ended_on_purpose(8)
+
+
+def test_statement_that_handed_work_out_is_named_where_its_cell_has_several(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sending.py").write_text("\ndef send(f):\n    return pool.submit(f)\n", "utf-8")
+    (run,) = execute(
+        page(
+            tmp_path,
+            "from concurrent.futures import ThreadPoolExecutor\nimport sending\n"
+            "pool = sending.pool = ThreadPoolExecutor(1)\n"
+            "def hand_out(f):\n    return pool.submit(f)\n"
+            "def a(): raise KeyError\ndef b(): raise KeyError\ndef c(): raise KeyError",
+            "hand_out(a)",
+            "sending.send(b)",
+            "1 + 1\npool.submit(c)",
+            "pool.submit(lambda: 1 / 0)",
+        )
+    )
+    where = [f.message.rpartition(")")[2] for f in findings(run)]
+    assert where == [
+        ", at line 5 of the cell at line 10",
+        ", at sending.py:3",
+        ", at line 2 of the cell",
+        "",
+    ]

@@ -182,7 +182,7 @@ class _Deaths:
         self.findings.append(
             Finding(
                 "worker-died",
-                message + (GUESS if work.is_guess else ""),
+                message + self.history.where(work) + (GUESS if work.is_guess else ""),
                 self.history.line(work.cell),
                 cell=work.cell,
                 expected=self.history.expects(work.cell),

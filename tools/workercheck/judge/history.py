@@ -7,6 +7,7 @@ all processes append to one file, whatever their clocks say.
 from __future__ import annotations
 
 import dataclasses as dc
+import re
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from workercheck.judge.steps import Step, Steps, step_at
 _E = TypeVar("_E", bound=ev.Event)
 
 _MPI = "mpi4py.futures"
+_MODULE = re.compile(r"[^/\\]+\.py$")
 _BIRTH_ERROR = 0.02
 """Seconds by which the system's word on when a process began may be wrong."""
 
@@ -210,6 +212,20 @@ class History:
         if parent is not None:
             return self.work_at(parent.pid, parent.place)
         return None
+
+    def where(self, work: Work) -> str:
+        """Say which statement handed a piece of work out, empty where the cell is all there is."""
+        place = work.place
+        if place is None or work.is_guess or self.steps.name != "page":
+            return ""
+        cell = self._cell_of_number.get(place.number) if place.number is not None else None
+        if cell is None:
+            # A module of the page's own; what ipykernel calls a cell's file says nothing.
+            file = _MODULE.search(place.file)
+            return f", at {file[0]}:{place.line}" if file and "ipykernel_" not in place.file else ""
+        line = self.steps.line_within(cell, place.line)
+        other = f" at line {self.line(cell)}" if cell != work.cell else ""
+        return f", at {line}{other}" if line else ""
 
     def guess(self, event: ev.Event, executor: str | None, message_id: str | None = None) -> Work:
         """Return the latest work that could be meant: the last resort.

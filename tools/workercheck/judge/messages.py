@@ -47,7 +47,7 @@ def _failed_load(history: History, e: ev.LoadFailed) -> Finding:
         message += f" under {method}" if method in ("fork", "forkserver", "spawn") else ""
     return Finding(
         "unpickle-result" if is_result else "unpickle-task",
-        message + (GUESS if work.is_guess else ""),
+        message + history.where(work) + (GUESS if work.is_guess else ""),
         history.line(work.cell),
         cell=work.cell,
         expected=history.expects(work.cell),
@@ -151,7 +151,7 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     process += f" ({method})" if method else ""
     return Finding(
         kind,
-        message + (GUESS if work.is_guess else ""),
+        message + history.where(work) + (GUESS if work.is_guess else ""),
         history.line(work.cell),
         cell=work.cell,
         expected=history.expects(work.cell),

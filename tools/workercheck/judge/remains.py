@@ -85,7 +85,8 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
         missed.append(
             Finding(
                 "unseen-failure",
-                f"a {e.what}{of} failed and nobody looked at it ({error}){many}",
+                f"a {e.what}{of} failed and nobody looked at it ({error}){many}"
+                f"{history.where(own or work)}",
                 history.line(work.cell),
                 cell=work.cell,
                 exception=e.exception,

@@ -68,6 +68,9 @@ class Steps(Protocol):
     def step_of(self, place: ev.Place) -> int | None:
         """Return the step that a place stands in by itself, None where only the run tells."""
 
+    def line_within(self, cell: int, line: int) -> str:
+        """Return the words for a line of a step's code, empty where the step's place says it."""
+
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class HandOut(Step):
@@ -119,6 +122,10 @@ class HandOuts:
     def step_of(self, place: ev.Place) -> int | None:
         """Return the index of the line at which a place stands."""
         return self._steps.get((place.pid, place.id))
+
+    def line_within(self, cell: int, line: int) -> str:
+        """Return nothing: a step is a line."""
+        return ""
 
 
 def _says_so_itself(step: HandOut) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 
 from workercheck.evidence import records as ev
-from workercheck.judge.steps import Step
+from workercheck.judge.steps import Step, step_at
 
 SKIP_EXECUTION = "skip-execution"
 
@@ -53,6 +53,12 @@ class Page:
     def step_of(self, place: ev.Place) -> int | None:
         """Return None: the run tells which cell handed work out."""
         return None
+
+    def line_within(self, cell: int, line: int) -> str:
+        """Return the words for a line of a cell's code, empty for a cell of one line."""
+        step = step_at(self.cells, cell)
+        is_one_line = step is None or len(step.source.strip().splitlines()) < 2
+        return "" if is_one_line else f"line {line} of the cell"
 
     @property
     def kernel_name(self) -> str:
