@@ -83,6 +83,8 @@ class Library:
     wrapped : mapping of str to iterable of str
         The functions that pickle a message, by module: they are wrapped, because only a wrapper
         learns of an error.
+    for_reader : iterable of str
+        Modules whose processes run a function of the reader's, to whom they tell how it ended.
     runs : iterable of str
         The functions of its modules that call a task, with their module: a task that loads or
         pickles something by itself, such as ``submit(pickle.loads, data)``, is no message.
@@ -127,6 +129,7 @@ class Library:
         public: "Mapping[str, str] | None" = None,
         functions: "Functions | None" = None,
         wrapped: "Mapping[str, Iterable[str]] | None" = None,
+        for_reader: "Iterable[str]" = (),
         runs: "Iterable[str]" = (),
         senders: "Functions | None" = None,
         commands: "Iterable[tuple[str, str]]" = (),
@@ -160,6 +163,7 @@ class Library:
         self.result_readers = tuple(result_readers)
         self.task_readers = tuple(task_readers)
         self.housekeeping = tuple(housekeeping)
+        self.for_reader = tuple(for_reader)
         self.carriers = carriers
         self.start_method = start_method
         self.caches_by_value = caches_by_value
@@ -446,6 +450,7 @@ LIBRARIES = (
     Library(
         "torch.multiprocessing",
         modules=("torch.multiprocessing.",),
+        for_reader=("torch.multiprocessing.spawn",),
         public={"torch": "torch.multiprocessing"},
         carriers=lambda: _carriers("torch.multiprocessing"),
     ),
@@ -850,6 +855,7 @@ MODULES = tuple(module for library in LIBRARIES for module in library.modules)
 RUNS = frozenset(function for library in LIBRARIES for function in library.runs)
 RESULT_READERS = frozenset(name for library in LIBRARIES for name in library.result_readers)
 FALLS_BACK = tuple(module for library in LIBRARIES for module in library.falls_back)
+FOR_READER = frozenset(module for library in LIBRARIES for module in library.for_reader)
 HOUSEKEEPING = tuple(package for library in LIBRARIES for package in library.housekeeping)
 
 

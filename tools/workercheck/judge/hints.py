@@ -22,8 +22,9 @@ GUARD = (
 )
 
 GONE = (
-    "What the message refers to is gone: a manager that was shut down, or shared memory that was "
-    "unlinked. Keep it until the work is done."
+    "What the message refers to is gone: a manager that was shut down, shared memory that was "
+    "unlinked, or the process that sent the message and would have served what it refers to. Keep "
+    "it until the work is done."
 )
 
 
@@ -76,6 +77,8 @@ def failed_load(
             "variables before the workers start, and guard a script with "
             'if __name__ == "__main__".'
         )
+    if e.exception in ("FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError"):
+        return GONE
     if is_result:
         return (
             f"Return plain data, or fix how {name} is pickled: an exception with an __init__ of "
@@ -100,8 +103,6 @@ def failed_load(
             "Import the same version of the module in the page and in the worker: the worker "
             "imports the module again, from its file."
         )
-    if e.exception in ("FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError"):
-        return GONE
     return f"Loading {name} raises: fix its __setstate__ or __reduce__, or send plain data."
 
 

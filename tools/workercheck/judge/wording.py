@@ -29,6 +29,7 @@ MACHINERY = (
     "joblib.",
     "_pickle.",
     "pickle.",
+    "torch.multiprocessing.",
     "types.",
     *libraries.MODULES,
 )

@@ -11,7 +11,7 @@ import sys
 import time
 import weakref
 
-from workercheck.libraries import MODULES
+from workercheck.libraries import FOR_READER, MODULES
 from workercheck.recorder import (
     asynchronous,
     events,
@@ -77,7 +77,16 @@ def process_starts(frame: FrameType, _: Any) -> None:
 
 
 def _is_of_library(frame: FrameType | None) -> bool:
-    return frame is not None and places.kind(frame) == places.CARRIER
+    """Tell whether a library runs functions of its own in the processes that a frame starts."""
+    return frame is not None and places.kind(frame) == places.CARRIER and not _is_for_reader(frame)
+
+
+def _is_for_reader(frame: FrameType) -> bool:
+    """Tell whether who looks at a process looks for the reader."""
+    return (
+        places.kind(frame) in (places.READER, places.OTHER)
+        or frame.f_globals.get("__name__") in FOR_READER
+    )
 
 
 def _known_place(queue: Any) -> int:
@@ -265,7 +274,7 @@ def _has_ended(process: Any) -> bool:
 def exitcode_read(frame: FrameType, code: int | None) -> None:
     """Note that somebody asked how a process ended."""
     caller = frame.f_back
-    if code and caller is not None and places.kind(caller) in (places.READER, places.OTHER):
+    if code and caller is not None and _is_for_reader(caller):
         handles.asked(handles.of(frame.f_locals["self"]))
 
 

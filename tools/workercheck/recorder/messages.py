@@ -26,8 +26,6 @@ _getframe = sys._getframe
 _Kept = events.Kept
 _Builtin = type(len)
 _BUFFERS = (bytes, bytearray, memoryview)
-_STARTERS = (".forkserver", ".spawn")
-"""Modules whose functions start processes, and are never what a process is to run."""
 
 _carries: "dict[int, bool]" = {}
 """By the id of a function's code: whether it carries messages."""
@@ -318,12 +316,17 @@ def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
 
 def _look_for_wrong_target(result: "Any", caller: "FrameType | None") -> None:
     target = getattr(result, "_target", None)
-    if target is None or not getattr(target, "__module__", "").endswith(_STARTERS):
-        return
+    name = getattr(target, "__name__", "")
     try:
+        # The bytes are not known; what the name means in `__main__` is.
+        if target is None or vars(sys.modules["__main__"]).get(name) is not target:
+            return
+        package = caller.f_globals["__package__"] if caller is not None else ""
+        if str(target.__module__).rpartition(".")[0] != package:
+            return
         from workercheck.recorder import failure
 
-        found = ("__main__." + target.__name__, events.qualified(target) or "")
+        found = ("__main__." + name, events.qualified(target) or "")
         failure.record_wrong(found, caller, None, 0)
     except Exception as exc:
         events.failed("a load", exc)
