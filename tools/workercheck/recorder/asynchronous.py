@@ -6,6 +6,7 @@ a task that a variable still holds at the end of the page is looked at then.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 
 from workercheck.libraries import HOUSEKEEPING, MODULES
@@ -24,7 +25,8 @@ _tasks: dict[int, tuple[weakref.ref[Any], int]] = {}
 
 def task_made(frame: FrameType, task: Any) -> None:
     """Note a task that was made on behalf of a cell, or by the reader's code of a program."""
-    coroutine = task.get_coro()
+    # Not asked of the task, which may be of a class of the page's own.
+    coroutine = frame.f_locals.get("coro")
     # One that is written in Cython has no frame.
     body = getattr(coroutine, "cr_frame", None)
     module = str(body.f_globals.get("__name__", "")) if body is not None else ""
@@ -110,7 +112,8 @@ def _remember(task: Any, frame: FrameType, function: Any, place: int = 0) -> Non
             del _tasks[key]
 
     # A task speaks of its error before its weak references are told that it has gone.
-    _tasks[key] = (weakref.ref(task, gone), place)
+    with contextlib.suppress(TypeError):  # a task of a class of the page's own
+        _tasks[key] = (weakref.ref(task, gone), place)
 
 
 def _tell(place: int, error: BaseException) -> None:
