@@ -121,6 +121,51 @@ if __name__ == "__main__":
     with context.Pool(2, initializer=prepare) as pool:
         pool.map(abs, [1])
 """
+MANY_POOLS = """
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+if __name__ == "__main__":
+    for number in range(25):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
+            try:
+                executor.submit(os._exit, 3).result()
+            except BrokenProcessPool:
+                print(number)
+"""
+INTERPRETERS = """
+from concurrent import interpreters
+
+def triple(x):
+    return 3 * x
+
+def triple_again(x):
+    return triple(x)
+
+if __name__ == "__main__":
+    interpreter = interpreters.create()
+    print(interpreter.call(triple, 2), interpreter.call(triple_again, 3))
+    interpreter.close()
+"""
+INTERPRETERS_LOST = """
+from concurrent import interpreters
+
+def triple(x):
+    return 3 * x
+
+if __name__ == "__main__":
+    def late(x):
+        return triple(x)
+
+    interpreter = interpreters.create()
+    try:
+        interpreter.call(late, 3)
+    except interpreters.NotShareableError:
+        pass
+    interpreter.close()
+"""
 WAITS = """
 import multiprocessing
 
@@ -146,6 +191,9 @@ SCRIPTS = {
     for name, code in list(globals().items())
     if name.isupper() and isinstance(code, str)
 }
+HAS_INTERPRETERS = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="concurrent.interpreters is new in Python 3.14"
+)
 OPTIONS = {"unwatched": ["-S"]}
 
 
@@ -212,6 +260,14 @@ def runs(folder: Path) -> dict[str, Watched]:
         ("leaves", 1, [("leaves.py", "leftover-process", 3)]),
         ("respawns", 1, [("respawns.py", "worker-died", 8)]),
         ("respawns_mute", 1, [("respawns_mute.py", "worker-died", 12)]),
+        ("many_pools", 1, [("many_pools.py", "worker-died", 10)]),
+        pytest.param("interpreters", 0, [], marks=HAS_INTERPRETERS),
+        pytest.param(
+            "interpreters_lost",
+            1,
+            [("interpreters_lost.py", "unpickle-task", 12)],
+            marks=HAS_INTERPRETERS,
+        ),
         ("waits", 1, [("waits.py", "unpickle-task", 9)]),
     ],
 )
@@ -243,6 +299,8 @@ def test_why_a_command_was_ended_is_said(runs: dict[str, Watched]) -> None:
     assert "the command was ended: 20 workers of one pool failed" in runs["respawns"].err
     assert "the command was ended: 20 workers of one pool failed" in runs["respawns_mute"].err
     assert "the command was ended: it lost work, and has done nothing" in runs["waits"].err
+    assert "the command was ended" not in runs["many_pools"].err
+    assert "24\n" in runs["many_pools"].out
 
 
 def test_command_in_which_nothing_was_watched_is_2(runs: dict[str, Watched]) -> None:

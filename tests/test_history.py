@@ -36,7 +36,9 @@ def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreter
     events = [
         kernel,
         ev.CellStarted(pid=1, time=1, cell=0),
-        ev.ChildStarted(pid=7, time=1, child=8, place=0, target=None, argv=[], owned=False),
+        ev.ChildStarted(
+            pid=7, time=1, child=8, place=0, target=None, argv=[], owned=False, replaces=False
+        ),
         starts(8, 7, "loky.backend.popen_loky_posix"),
         # Each interpreter says that it starts, and has the kernel's pid.
         *(dc.replace(kernel) for _ in range(interpreters)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses as dc
 import os
 import shutil
 import subprocess
@@ -257,7 +258,14 @@ def test_stranger_that_an_event_names_is_left_alone(tmp_path: Path) -> None:
     tree = ProcessTree(tmp_path)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         started = ev.ChildStarted(
-            pid=1, time=clock.now(), child=stranger.pid, place=0, target=None, argv=[], owned=True
+            pid=1,
+            time=clock.now(),
+            child=stranger.pid,
+            place=0,
+            target=None,
+            argv=[],
+            owned=True,
+            replaces=False,
         )
         # Its pid was another one's, before it began.
         old = clock.born(psutil.Process(stranger.pid)) - 5
@@ -290,8 +298,7 @@ def test_leftover_that_is_gone_as_soon_as_it_is_ended_is_told(
 
 
 def fields(event: ev.ChildStarted) -> dict[str, object]:
-    return {name: getattr(event, name) for name in ("pid", "time", "child", "place", "target",
-                                                    "argv", "owned")}  # fmt: skip
+    return {field.name: getattr(event, field.name) for field in dc.fields(event)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, only the clock on the wall tells")

@@ -101,6 +101,15 @@ class LoadFailed(Event):
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRetried(Event):
+    """A message that could not be loaded was loaded after all, in the same interpreter."""
+
+    event: ClassVar[str] = "load-retried"
+    interpreter: int
+    fingerprint: int
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
 class PickleFailed(Event):
     """A message could not be pickled, so that it never left."""
 
@@ -133,6 +142,8 @@ class ChildStarted(Event):
     """For a program, its first words; none for one that another run watches."""
     owned: bool
     """Whether the reader's own code started it, not a library."""
+    replaces: bool
+    """Whether it takes the place of a worker of the same pool that failed."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

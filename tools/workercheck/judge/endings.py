@@ -52,8 +52,11 @@ class _Deaths:
             work = self.history.work_of_message(e.fingerprint, e) if e.fingerprint else None
             if work is None or work.cell is None:
                 work = self.history.work_of_process(e.child)
-            what = f"a worker died while it unpickled {thing or 'a message'}"
-            self._add(e, e.child, work, what if e.is_loading else _AT_WORK, thing)
+            if e.is_loading:
+                what = f"a worker died while it unpickled {thing or 'a message'}"
+                self._add(e, e.child, work, what, thing)
+            else:
+                self._add(e, e.child, work, _AT_WORK, _object_of(work) or thing)
 
     def _initializers(self) -> None:
         for e in self.history.of(ev.Raised):
@@ -97,7 +100,8 @@ class _Deaths:
             )
             if work is None:
                 work = next((w for pid in ended if (w := self.history.work_of_process(pid))), None)
-            self._add(e, (ended or e.pids or [0])[0], work, _AT_WORK, None, executor=e.executor)
+            child = (ended or e.pids or [0])[0]
+            self._add(e, child, work, _AT_WORK, _object_of(work), executor=e.executor)
 
     def _exits(self) -> None:
         before_work: dict[object, list[ev.Exited]] = {}
@@ -195,3 +199,8 @@ class _Deaths:
 
 
 _AT_WORK = "a worker died while it had work"
+
+
+def _object_of(work: Work | None) -> str | None:
+    """Return what was handed out: the same, whoever noticed that the worker had ended."""
+    return wording.reader_object(work.place.names) if work is not None and work.place else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -44,6 +45,24 @@ class Work:
         return libraries.public(self.place.executor) if known and self.place is not None else None
 
 
+def _without_retried(events: Sequence[ev.Event]) -> Sequence[ev.Event]:
+    """Leave out the failed loads of messages that were loaded after all."""
+    if not any(isinstance(event, ev.LoadRetried) for event in events):
+        return events
+    retried: Counter[tuple[int, int, int]] = Counter()
+    kept = []
+    for event in reversed(events):
+        if isinstance(event, ev.LoadRetried | ev.LoadFailed):
+            message = event.pid, event.interpreter, event.fingerprint
+            if isinstance(event, ev.LoadRetried):
+                retried[message] += 1
+            elif retried[message]:
+                retried[message] -= 1
+                continue
+        kept.append(event)
+    return kept[::-1]
+
+
 def _receiver(event: ev.Event) -> int:
     """Return the pid of the process that got the message of an event."""
     return event.child if isinstance(event, ev.EndedAtWork) else event.pid
@@ -62,7 +81,7 @@ class History:
 
     def __init__(self, steps: Steps, events: Sequence[ev.Event]) -> None:
         self.steps = steps
-        self.events = events
+        self.events = events = _without_retried(events)
         self._order = {id(event): index for index, event in enumerate(events)}
         self._by_type: dict[type[ev.Event], list[ev.Event]] = {}
         for event in events:

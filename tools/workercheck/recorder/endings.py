@@ -39,14 +39,25 @@ PATIENCE = 10.0
 _EXITING = 0x4
 """Flag of a process that Linux is taking down: ``PF_EXITING`` in ``include/linux/sched.h``."""
 
+
+class _Pool:
+    """The workers that read one queue."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        """Where the first of them was started."""
+        self.has_lost_workers = False
+
+
 _owners: list[Callable[[], Any]] = []
 """Weak references to what may still fail: threads that manage executors, pools, processes."""
-_children: dict[int, tuple[str | None, handles.Handle | None]] = {}
-"""By pid: what a process runs, which `start` makes it forget, and its handle."""
-_starting: dict[int, tuple[int, str | None, bool]] = {}
-"""By the id of a process that is being started: place, target, whether it is the reader's."""
-_place_of_queue: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-"""By the queue of an executor's workers: the place where the first of them was started."""
+_children: dict[int, tuple[str | None, handles.Handle | None, _Pool | None]] = {}
+"""By pid: what a process runs, which `start` makes it forget, its handle, and its pool."""
+_starting: dict[int, tuple[int, str | None, bool, _Pool | None]] = {}
+"""By the id of a process that is being started: place, target, whether it is the reader's, and the
+pool that it is a worker of."""
+_pools: weakref.WeakKeyDictionary[Any, _Pool] = weakref.WeakKeyDictionary()
+"""By the queue of an executor's workers."""
 _reaped: set[int] = set()
 _signals: set[tuple[int, int]] = set()
 
@@ -62,18 +73,19 @@ def process_starts(frame: FrameType, _: Any) -> None:
     name = events.qualified(target) or events.qualified(type(process))
     # The reader may run a library's function, such as the `get` of a Queue, in a process.
     of_library = (name or "").startswith(MODULES) and _is_of_library(frame.f_back)
-    queue = arguments[0] if of_library and arguments else None
+    # The first argument of a process for one call is the function, which other calls share.
+    queue = next((a for a in arguments[:1] if of_library and not callable(a)), None)
     owned = places.is_held_by_reader(frame.f_back)
-    place = _known_place(queue)
-    if not place:
+    pool = _pool_of(queue)
+    place = pool.place if pool is not None else 0
+    if pool is None:
         executor = places.executor_behind(frame)
         place = places.place(frame.f_back, executor, target or type(process), arguments)
         if queue is not None:
-            try:
-                _place_of_queue[queue] = place
-            except TypeError:
-                pass
-    _starting[id(process)] = (place, name, owned and not of_library)
+            pool = _Pool(place)
+            with contextlib.suppress(TypeError):
+                _pools[queue] = pool
+    _starting[id(process)] = (place, name, owned and not of_library, pool)
 
 
 def _is_of_library(frame: FrameType | None) -> bool:
@@ -89,26 +101,34 @@ def _is_for_reader(frame: FrameType) -> bool:
     )
 
 
-def _known_place(queue: Any) -> int:
+def _pool_of(queue: Any) -> _Pool | None:
     try:
-        return _place_of_queue.get(queue, 0)
+        return _pools.get(queue)
     except TypeError:
-        return 0
+        return None
 
 
 def process_started(frame: FrameType, _: Any) -> None:
     """Write who started a process."""
     process: Any = frame.f_locals["self"]
-    place, name, owned = _starting.pop(id(process), (0, None, False))
+    place, name, owned, pool = _starting.pop(id(process), (0, None, False, None))
     pid = process.pid
     _reaped.discard(pid)
     for sent in [entry for entry in _signals if entry[0] == pid]:
         _signals.discard(sent)
     handles.register(process, "process", place, owned=owned)
-    _children[pid] = (name, handles.of(process))
+    _children[pid] = (name, handles.of(process), pool)
     if owned:
         _remember(process)
-    events.write("child-started", child=pid, place=place, target=name, argv=[], owned=owned)
+    events.write(
+        "child-started",
+        child=pid,
+        place=place,
+        target=name,
+        argv=[],
+        owned=owned,
+        replaces=pool is not None and pool.has_lost_workers,
+    )
 
 
 def pool_made(frame: FrameType, _: Any) -> None:
@@ -240,7 +260,9 @@ def child_polled(frame: FrameType, exitcode: int | None) -> None:
     popen: Any = frame.f_locals["self"]
     if exitcode and popen.pid not in _reaped:
         _reaped.add(popen.pid)
-        target, handle = _children.get(popen.pid, (None, None))
+        target, handle, pool = _children.get(popen.pid, (None, None, None))
+        if pool is not None:
+            pool.has_lost_workers = True
         handles.exited(handle, exitcode, popen.pid)
         events.write("exited", child=popen.pid, exitcode=exitcode, target=target)
 
@@ -447,6 +469,6 @@ def forget() -> None:
     _owners.clear()
     _children.clear()
     _starting.clear()
-    _place_of_queue.clear()
+    _pools.clear()
     _reaped.clear()
     _signals.clear()

@@ -39,7 +39,7 @@ def describe(exc: BaseException, caller: FrameType | None, message: Any) -> dict
     frames = _frames(exc)
     return {
         **_common(exc, caller, frames),
-        "interpreter": _interpreter(),
+        "interpreter": interpreter(),
         "name": _plain(getattr(exc, "name", None)),
         "globals": globals_in(message),
         "importing": next(
@@ -75,7 +75,7 @@ def record_wrong(
     events.write(
         "load-failed",
         stack=_stack(caller),
-        interpreter=_interpreter(),
+        interpreter=interpreter(),
         fingerprint=fingerprint,
         exception="",
         message="",
@@ -200,7 +200,7 @@ def _stack(frame: FrameType | None) -> list[list[str]]:
     return stack
 
 
-def _interpreter() -> int:
+def interpreter() -> int:
     """Return the id of this interpreter, 0 for the main one of a process."""
     try:
         import _interpreters  # type: ignore[import-not-found]

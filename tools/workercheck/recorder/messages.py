@@ -31,6 +31,9 @@ _carries: "dict[int, bool]" = {}
 """By the id of a function's code: whether it carries messages."""
 _kept: "list[CodeType]" = []
 """Those codes, so that no other code gets the same id."""
+_failed: "set[int]" = set()
+"""The fingerprints of messages that could not be loaded here."""
+_FAILED_LIMIT = 1000
 _wrappers: "set[CodeType]" = set()
 """The code of wrappers, by which a message within a message is known."""
 _inner: "tuple[BaseException, dict[str, Any]] | None" = None
@@ -116,10 +119,13 @@ def watched_load(real: "Any") -> type:
             or (doing[0] == _WORKING and not _places.is_machinery(caller))
         ):
             try:
-                return real(*args, **kwargs)
+                result = real(*args, **kwargs)
             except BaseException as exc:
                 _load_failed(exc, caller, _buffered(args))
                 return frameless.raise_later(cls, exc)
+            if _failed:
+                _look_for_retry(args)
+            return result
         message = _buffered(args)
         if message is None:
             _loaded = 0
@@ -145,6 +151,8 @@ def watched_load(real: "Any") -> type:
             _look_for_wrong_target(result, caller)
         elif b"__main__" in (message if type(message) is bytes else bytes(message[:65536])):
             _look_for_wrong(message, caller)
+        if _failed:
+            _look_for_retry(args)
         return result
 
     _wrappers.add(__new__.__code__)
@@ -303,6 +311,24 @@ def _buffered(args: "tuple[Any, ...]") -> "Any":
         return None
 
 
+def _look_for_retry(args: "tuple[Any, ...]") -> None:
+    """Notice a message that was loaded at the second try.
+
+    Where a name of ``__main__`` is missing in an interpreter, CPython runs the script that sent the
+    message, under this name, and loads the message again.
+    """
+    if getattr(sys.modules.get("__main__"), "__name__", None) != "<fake __main__>":
+        return
+    try:
+        number = fingerprint(_buffered(args))
+        if number in _failed:
+            from workercheck.recorder import failure
+
+            events.write("load-retried", interpreter=failure.interpreter(), fingerprint=number)
+    except Exception as exc:
+        events.failed("a load", exc)
+
+
 def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
     try:
         from workercheck.recorder import failure
@@ -380,7 +406,10 @@ def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any")
         if _is_nested(caller):
             _inner = inner
             return
-        events.write("load-failed", fingerprint=fingerprint(message), **inner[1])
+        number = fingerprint(message)
+        if message is not None and len(_failed) < _FAILED_LIMIT:
+            _failed.add(number)
+        events.write("load-failed", fingerprint=number, **inner[1])
     except Exception as error:
         events.failed("a failed load", error)
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 
-from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
 from workercheck.run import reaper
@@ -98,7 +97,8 @@ class _Command:
         self.watch = Watch(evidence, Path.cwd(), has_failed)
         self.read = 0
         self.pools: dict[int, tuple[int, int]] = {}
-        """By the pid of a worker: the process and the place for which a library started it."""
+        """By the pid of a worker that replaces one that failed: the process and the place for which
+        its pool was made."""
         self.failed = collections.defaultdict[tuple[int, int], set[int]](set)
         """The workers of a place that failed."""
         self.worked_at = time.monotonic()
@@ -154,10 +154,7 @@ class _Command:
             return ""
         events = self.evidence.read()
         for event in events[self.read :]:
-            if (
-                isinstance(event, ev.ChildStarted)
-                and libraries.library_of_worker(event.target, event.owned) is not None
-            ):
+            if isinstance(event, ev.ChildStarted) and event.replaces:
                 self.pools[event.child] = (event.pid, event.place)
             elif (pid := _failed_process(event)) in self.pools:
                 self.failed[self.pools[pid]].add(pid)

@@ -15,7 +15,7 @@ GRACE = 4.0
 """Seconds that a cell gets to fail by itself after a worker of its page has failed."""
 
 RESPAWNS = 20
-"""Processes that fail after the page has failed, from which on one is replaced for ever."""
+"""Workers that fail in the place of another one that failed, from which on that has no end."""
 
 POLL = 0.2
 """Seconds between two looks at the evidence."""
@@ -63,8 +63,10 @@ class Watch:
         self._unwatched = UnwatchedProcesses(evidence, self.tree, cwd)
         self._read = 0
         self._may_have_failed = False
+        self._replacements: set[int] = set()
+        """The workers that took the place of one that had failed."""
         self._failed_since: set[int] = set()
-        """The processes that failed after the page had."""
+        """Those of them that failed as well, after the page had."""
         self._next_judgment = 0.0
         self._next_scan = 0.0
 
@@ -93,7 +95,12 @@ class Watch:
                 self._may_have_failed = True
                 if self.failed_at is not None:
                     child = event.child if isinstance(event, ev.Exited) else event.pid
-                    self._failed_since.add(child)
+                    self._failed_since.update({child} & self._replacements)
+            elif isinstance(event, ev.ChildStarted) and event.replaces:
+                self._replacements.add(event.child)
+            elif isinstance(event, ev.LoadRetried):
+                self.failed_at = None
+                self._may_have_failed = True
             elif isinstance(event, ev.ProcessStarted):
                 self.is_kernel_watched |= not event.forked
             elif isinstance(event, ev.LastWords):
