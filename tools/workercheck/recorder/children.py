@@ -56,7 +56,7 @@ def watch_programs(module: Any) -> None:
     `subprocess` and `multiprocessing` start programs with a function of this module.
     """
     real = module.fork_exec
-    module.fork_exec = _with_variable_at(real, 5)
+    module.fork_exec = _with_variable_at(real, 5, is_list=True)
     subprocess: Any = sys.modules.get("subprocess")
     if subprocess is not None and getattr(subprocess, "_fork_exec", None) is real:
         subprocess._fork_exec = module.fork_exec
@@ -69,13 +69,13 @@ def watch_spawns(os: Any) -> None:
             setattr(os, name, _with_variable_at(getattr(os, name), 2))
 
 
-def _with_variable_at(real: Any, position: int) -> Any:
+def _with_variable_at(real: Any, position: int, *, is_list: bool = False) -> Any:
     """Wrap a function whose argument at *position* is the environment of a program."""
 
     def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
         try:
             if len(args) > position:
-                environment = _with_variable(args[position])
+                environment = _with_variable(args[position], is_list=is_list)
                 args = (*args[:position], environment, *args[position + 1 :])
             return real(*args, **kwargs)
         except BaseException as exc:
@@ -84,16 +84,23 @@ def _with_variable_at(real: Any, position: int) -> Any:
     return frameless.wrapper(real, __new__)
 
 
-def _with_variable(environment: Any) -> Any:
-    """Return the environment of a program with the variable, in the form in which it was given."""
+def _with_variable(environment: Any, *, is_list: bool) -> Any:
+    """Return the environment of a program with the variable, in the form in which it was given.
+
+    One that was not given, as the program gets that of this process, becomes a list of words where
+    the function takes such a list, and a mapping elsewhere.
+    """
     name = events.ENV
     try:
         if environment is None:
             if os.environ.get(name) == events.folder:
                 return None
-            environment = [os.fsencode(f"{key}={value}") for key, value in os.environ.items()]
+            environment = dict(os.environ)
+            if is_list:
+                environment = [os.fsencode(f"{key}={it}") for key, it in environment.items()]
         if hasattr(environment, "keys"):
-            known = name in environment or os.fsencode(name) in environment
+            # Not asked for the bytes: `os.environ` takes only text.
+            known = not {name, os.fsencode(name)}.isdisjoint(environment.keys())
             return environment if known else {**environment, name: events.folder}
         entry = os.fsencode(name) + b"="
         if any(one.startswith(entry) for one in environment):

@@ -40,8 +40,8 @@ def start() -> None:
         folders += [*site.getsitepackages(prefixes), site.getusersitepackages()]
     _installed = tuple([folder + _SEP for folder in folders if folder])
     for module in list(sys.modules.values()):  # what another start-up file has imported before
-        origin = getattr(getattr(module, "__spec__", None), "origin", None)
-        if origin is not None:
+        origin = _origin(module)
+        if type(origin) is str:
             _tell(origin)
     project = _project()
     if project:
@@ -49,6 +49,15 @@ def start() -> None:
     script = sys.argv[0] if sys.argv else ""
     if script[:1] not in ("", "-") and os.path.isfile(script):
         _tell(script)
+
+
+def _origin(module: "Any") -> "Any":
+    """Return what a module was loaded from; one that is to be executed when it is used, is not."""
+    try:
+        spec = object.__getattribute__(module, "__dict__").get("__spec__")
+    except AttributeError:  # anything may be in `sys.modules`
+        return None
+    return getattr(spec, "origin", None)
 
 
 def _project() -> str:
@@ -156,16 +165,19 @@ def begins(frame: "FrameType", _: object = None) -> None:
         if path is None:
             spec = here.get("spec")
             path = spec.origin if spec is not None else here["self"].path
-        if path is not None and path not in _told:
-            _tell(os.fspath(path))
+        if hasattr(path, "__fspath__"):
+            path = os.fspath(path)
+        # The origin of a module is whatever its finder calls it.
+        if type(path) is str and path not in _told:
+            _tell(path)
     except Exception as exc:
         events.failed("the files that run", exc)
 
 
-def _tell(path: "Any") -> None:
+def _tell(path: str) -> None:
     _told.add(path)
     # "built-in" and "frozen" are no files.
-    if type(path) is not str or path.startswith(_installed) or path in ("built-in", "frozen"):
+    if path.startswith(_installed) or path in ("built-in", "frozen"):
         return
     path = _abspath(path)
     size = modified = -1

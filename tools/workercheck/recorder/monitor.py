@@ -67,12 +67,12 @@ def start() -> None:
         raise RuntimeError("every number of sys.monitoring is taken")
     _make_way(monitoring)
     loaded: Any = sys.modules["_frozen_importlib"]._load_unlocked
-    observe(loaded.__code__, "return", lambda _frame, module: _arrived(module))
+    observe(loaded.__code__, "return", _loaded)
     for name in (*_wanted, *_arrivals):
         module = sys.modules.get(name)
         # One that is still being imported has not all its functions yet, and arrives later.
         if module is not None and not getattr(module.__spec__, "_initializing", False):
-            _arrived(module)
+            _arrived(name, module)
 
 
 def watch_now(owner: Any, name: str, moment: str, handler: Handler) -> None:
@@ -173,8 +173,14 @@ def _set_events(code: CodeType) -> None:
     monitoring.set_local_events(_tool, code, wanted)
 
 
-def _arrived(module: Any) -> None:
-    name = getattr(module, "__name__", "")
+def _loaded(frame: FrameType, module: Any) -> None:
+    # Not asked of the module: one of `importlib.util.LazyLoader` would be executed for it.
+    name = frame.f_locals["spec"].name
+    if name in _arrivals or name in _wanted:
+        _arrived(name, module)
+
+
+def _arrived(name: str, module: Any) -> None:
     if name in _arrivals:
         _arrivals.pop(name)(module)
     for path, moment, handler in _wanted.pop(name, ()):

@@ -71,7 +71,8 @@ def _wait() -> None:
         files.begins(sys._getframe(1))
 
     def arrived(_code: "CodeType", _offset: int, module: "Any") -> None:
-        name = getattr(module, "__name__", "")
+        # Not asked of the module: one of `importlib.util.LazyLoader` would be executed for it.
+        name = sys._getframe(1).f_locals["spec"].name
         if name == "_pickle":
             _watch_pickle(module)
         elif name == "runpy":
