@@ -169,6 +169,18 @@ def test_frozen_time_of_a_message(frozen):
         except Exception:
             pass
 
+def refuse(*args, **kwargs):
+    raise RuntimeError("this call blocks the event loop")
+
+def test_blocking_calls_healthy(monkeypatch):
+    # As blockbuster does within a coroutine.
+    with ProcessPoolExecutor(1) as executor:
+        assert executor.submit(length, 1).result() == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", refuse)
+            future = executor.submit(length, 2)
+        assert future.result() == 1
+
 @pytest.fixture(scope="module")
 def executor():
     with ProcessPoolExecutor(1) as executor:
@@ -356,9 +368,10 @@ def test_work_that_nobody_asked_for_until_the_end_is_told_with_its_test(
         ("test_frozen_time[2001-01-01]", 11),
         ("test_frozen_time[2100-01-01]", 11),
         ("test_frozen_time_of_a_message", 32),
-        ("test_files", 43),
-        ("test_functions", 59),
+        ("test_files", 55),
+        ("test_functions", 71),
         ("test_functions_healthy", 0),
+        ("test_blocking_calls_healthy", 0),
     ],
 )
 def test_lost_work_is_seen_where_a_suite_replaces_what_the_recorder_uses(
@@ -367,6 +380,7 @@ def test_lost_work_is_seen_where_a_suite_replaces_what_the_recorder_uses(
     outcome, text = runs["replaces"].tests[test]
     assert ("failure" if line else "passed") == outcome, runs["replaces"].output
     assert f"replaces.py:{line}: a " in text or not line
+    assert "not watched" not in runs["replaces"].output
 
 
 def test_option_may_stand_in_the_configuration(tmp_path: Path) -> None:

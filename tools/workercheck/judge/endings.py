@@ -44,6 +44,8 @@ class _Deaths:
                 or self.history.is_after_shutdown(e)
             ):
                 continue
+            if e.is_loading and not e.fingerprint and not self.history.is_worker(e.child):
+                continue  # a program waits for its next message in the call that loads it
             if not e.is_loading:
                 library = self.history.library_of_worker(e.child)
                 if library is None or not library.answers:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Kept from before a test suite or a page can replace them.
-_open, _listdir, _exists = open, os.listdir, os.path.exists
+_open, _listdir = open, os.listdir
 _sleep = time.sleep
 
 PATIENCE = 10.0
@@ -241,7 +241,7 @@ def ends_by_itself(pid: int) -> bool:
             fields = bytes(file.read()).rpartition(b") ")[2].split()
         return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _EXITING)
     except OSError:  # nobody waits for it any more, or a system without such files
-        return _exists("/proc/self/stat")
+        return events.exists("/proc/self/stat")
 
 
 def process_asked_to_end(frame: FrameType, _: Any) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Kept from before a test suite or a page can replace them.
-_stat, _abspath, _dirname, _SEP = os.stat, os.path.abspath, os.path.dirname, os.sep
-_realpath, _isfile, _islink = os.path.realpath, os.path.isfile, os.path.islink
+_abspath, _dirname, _SEP = os.path.abspath, os.path.dirname, os.sep
+_realpath, _islink = os.path.realpath, os.path.islink
 _TOUCHES = frozenset(("open", "os.rename", "os.remove"))
 """The audit events that are looked at."""
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
@@ -47,7 +47,7 @@ def start() -> None:
     if project:
         _watch_touches(project)
     script = sys.argv[0] if sys.argv else ""
-    if script[:1] not in ("", "-") and os.path.isfile(script):
+    if script[:1] not in ("", "-") and events.is_file(script):
         _tell(script)
 
 
@@ -95,9 +95,9 @@ def _watch_touches(project: str) -> None:
             path.startswith(project)
             and not path.startswith(others)
             and _SEP + "." not in _SEP + inner
-            and _isfile(path)
+            and events.is_file(path)
         ):
-            status = _stat(path)
+            status = events.Kept.stat(path)
             events.write(
                 "file-read",
                 path=events.text(path),
@@ -131,7 +131,7 @@ def _watch_touches(project: str) -> None:
                     reads(path)
                 # What is only added to can be read by nobody through this opening, and stays a file
                 # of the project for whoever reads it later.
-                if access == os.O_RDWR or (access and (is_new or not _isfile(path))):
+                if access == os.O_RDWR or (access and (is_new or not events.is_file(path))):
                     writes(path)
             elif event == "os.rename":
                 reads(path)
@@ -183,7 +183,7 @@ def _tell(path: str) -> None:
     size = modified = -1
     while len(path) > 1:
         try:
-            status = _stat(path)
+            status = events.Kept.stat(path)
         except NotADirectoryError:
             path = _dirname(path)  # a module in an archive
             continue

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Kept from before a test suite or a page can replace them.
-_open, _read, _write, _close, _exists = os.open, os.read, os.write, os.close, os.path.exists
+_open, _read, _write, _close = os.open, os.read, os.write, os.close
 _sleep = time.sleep
 
 _POLL = 0.02
@@ -120,7 +120,11 @@ def _ask(pid: Any) -> None:
     finally:
         _close(fd)
     deadline = events.Kept.monotonic() + endings.PATIENCE + _ANSWERS_WITHIN
-    while _exists(path) and not endings.ends_by_itself(pid) and events.Kept.monotonic() < deadline:
+    while (
+        events.exists(path)
+        and not endings.ends_by_itself(pid)
+        and events.Kept.monotonic() < deadline
+    ):
         _sleep(_POLL)
     events.write("kernel-shutdown", child=pid)
 

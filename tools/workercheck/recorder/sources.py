@@ -13,6 +13,8 @@ import os
 import re
 import sys
 
+from workercheck.recorder import events
+
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
     from types import FrameType
@@ -25,7 +27,7 @@ _TIMED = "<timed exec>"
 _EXAMPLE = re.compile(r"<doctest .*\[(\d+)\]>")
 
 # Kept from before a test suite or a page can replace them.
-_isabs, _isfile, _join = os.path.isabs, os.path.isfile, os.path.join
+_isabs, _join = os.path.isabs, os.path.join
 _basename = os.path.basename
 try:
     _cwd = os.getcwd()
@@ -40,9 +42,9 @@ def position(frame: FrameType) -> tuple[str, int]:
         file, line = _in_docstring(frame) or (file, line)
     elif file.startswith("<"):
         file, line = _in_cell(frame) or (file, line)
-    elif not _isfile(file):
+    elif not events.is_file(file):
         file, line = _in_program(frame) or (file, line)
-    if not _isabs(file) and _isfile(path := _join(_cwd, file)):
+    if not _isabs(file) and events.is_file(path := _join(_cwd, file)):
         file = path
     return file, line
 
