@@ -552,8 +552,9 @@ LIBRARIES = (
             "distributed.protocol.pickle": (("dumps", "message-made"),),
         },
         wrapped={"cloudpickle.cloudpickle": ("dumps",)},
-        commands=((r"\bdask[ -]worker\b|\bdistributed\.cli\.dask_worker\b", "dask"),),
-        service=r"\bdask[ -]scheduler\b|-m (?:dask|distributed)\b",
+        # No folder of somebody's that is called so.
+        commands=((r"(?:^|[ /])dask[ -]worker(?= |$)|\bdistributed\.cli\.dask_worker\b", "dask"),),
+        service=r"(?:^|[ /])dask[ -]scheduler(?= |$)|-m (?:dask|distributed)(?=[ .]|$)",
         stop="client.shutdown(), or cluster.close()",
         reruns=True,
         by_value=True,
