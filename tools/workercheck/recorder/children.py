@@ -102,6 +102,8 @@ def _with_variable(environment: Any, *, is_list: bool) -> Any:
             # Not asked for the bytes: `os.environ` takes only text.
             known = not {name, os.fsencode(name)}.isdisjoint(environment.keys())
             return environment if known else {**environment, name: events.folder}
+        if not hasattr(environment, "__iter__"):
+            return environment  # the function itself says what is wrong with it
         entry = os.fsencode(name) + b"="
         if any(one.startswith(entry) for one in environment):
             return environment
