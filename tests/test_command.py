@@ -166,6 +166,27 @@ if __name__ == "__main__":
         pass
     interpreter.close()
 """
+LATE = """
+import multiprocessing
+
+class Late:
+    def __init__(self):
+        self.ends = multiprocessing.Pipe()
+        self.ends[1].send("early")
+        self.itself = self
+
+    def __reduce__(self):
+        raise TypeError("too late")
+
+    def __del__(self):
+        try:
+            self.ends[1].send(self)
+        except TypeError:
+            pass
+
+if __name__ == "__main__":
+    late = Late()
+"""
 WAITS = """
 import multiprocessing
 
@@ -261,6 +282,7 @@ def runs(folder: Path) -> dict[str, Watched]:
         ("respawns", 1, [("respawns.py", "worker-died", 8)]),
         ("respawns_mute", 1, [("respawns_mute.py", "worker-died", 12)]),
         ("many_pools", 1, [("many_pools.py", "worker-died", 10)]),
+        ("late", 0, []),
         pytest.param("interpreters", 0, [], marks=HAS_INTERPRETERS),
         pytest.param(
             "interpreters_lost",

@@ -5,6 +5,7 @@ of every interpreter of a run. Nothing here may raise.
 """
 
 import os
+import sys
 import time
 from _functools import partial as _partial  # type: ignore[import-not-found]
 
@@ -112,8 +113,12 @@ def write(event: str, **fields: "Any") -> None:
 
 
 def failed(what: str, exc: BaseException) -> None:
-    """Write that something could not be watched, once for each thing."""
-    if what not in _failed:
+    """Write that something could not be watched, once for each thing.
+
+    An interpreter that has run all code and takes its modules down can import nothing any more;
+    what the destructor of an object then tries is no work.
+    """
+    if what not in _failed and not sys.is_finalizing():
         _failed.add(what)
         write(
             "recorder-failed", what=what, reason=type(exc).__name__ + ": " + message_of(exc)[:300]
