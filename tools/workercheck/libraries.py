@@ -97,6 +97,9 @@ class Library:
         Regular expression on the command line of what it starts beside its workers.
     stop : str
         The call that ends the processes that it started.
+    one_call : iterable of str
+        The functions that its processes run for one call each: such a process has work from its
+        start, and no message of its own where it is forked.
     answers : bool
         Whether a worker answers each message with a message: one that ends in between had work.
     reruns : bool
@@ -135,6 +138,7 @@ class Library:
         commands: "Iterable[tuple[str, str]]" = (),
         service: str = "",
         stop: str = "",
+        one_call: "Iterable[str]" = (),
         answers: bool = False,
         reruns: bool = False,
         by_value: bool = False,
@@ -156,6 +160,7 @@ class Library:
         self.commands = tuple(commands)
         self.service = service
         self.stop = stop
+        self.one_call = frozenset(one_call)
         self.answers = answers
         self.reruns = reruns
         self.by_value = by_value
@@ -656,6 +661,7 @@ LIBRARIES = (
             "pebble.common.process": (("process_execute", "task-begins"),),
         },
         senders={"pebble.pool.process": (("WorkerManager.dispatch", "future task.future"),)},
+        one_call=("pebble.common.process.function_handler",),
         answers=True,
         carriers=lambda: (
             Carrier(

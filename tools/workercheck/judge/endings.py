@@ -119,7 +119,10 @@ class _Deaths:
             last = last_message.get(e.child)
             work = self.history.work_of_message(last.fingerprint, last) if last else None
             library = self.history.library_of_target(e.child)
-            if library is not None and library.answers:
+            if library is not None and e.target in library.one_call:
+                work = self.history.work_of_process(e.child)
+                self._add(e, e.child, work, _AT_WORK, _object_of(work))
+            elif library is not None and library.answers:
                 # Idle, or before its first task: an executor replaces it, and nothing is lost
                 # unless that goes on for ever.
                 work = self.history.work_of_process(e.child)

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import atexit
 import sys
 
 from workercheck.recorder import frameless as _invisible
@@ -78,6 +79,9 @@ def replace(owner: Any, name: str, moment: str, handler: Any) -> None:
     wrapped = _wrap(function, moment, handler, not isinstance(owner, type))
     for alias in [alias for alias, value in vars(owner).items() if value is function]:
         setattr(owner, alias, wrapped)  # an iterator's `__next__` may be its `next`
+    if name == "_exit_function":  # which `multiprocessing.util` has registered as it was
+        atexit.unregister(function)
+        atexit.register(wrapped)
 
 
 def before_excepthook(threading: Any, handler: Any) -> None:
