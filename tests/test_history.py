@@ -93,3 +93,43 @@ def test_statement_that_handed_work_out_is_named_where_its_cell_has_several(
         ", at line 2 of the cell",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "owned", "kinds"),
+    [
+        ("multiprocessing.pool.worker", False, []),
+        ("__main__.simulate", True, ["worker-died"]),
+        ("pebble.common.process.function_handler", False, ["worker-died"]),
+    ],
+)
+def test_worker_of_a_pool_that_dies_before_its_first_task_had_no_work(
+    target: str, owned: bool, kinds: list[str]
+) -> None:
+    events = [
+        ev.ProcessStarted(
+            pid=7,
+            time=1,
+            ppid=1,
+            group=7,
+            argv=["python", "-m", "ipykernel_launcher"],
+            python="3.14",
+            executable="python",
+            forked=False,
+        ),
+        ev.CellStarted(pid=1, time=1, cell=0),
+        ev.ChildStarted(
+            pid=7,
+            time=1,
+            child=8,
+            place=0,
+            target=target,
+            argv=[],
+            owned=owned,
+            replaces=False,
+        ),
+        # While it loaded the object that says what it has to run.
+        ev.EndedAtWork(pid=1, time=2, child=8, is_loading=True, fingerprint=0, globals=[]),
+    ]
+    findings = rules.lost(History(page_of_tags([[]]), events))
+    assert [finding.kind for finding in findings] == kinds

@@ -44,8 +44,8 @@ class _Deaths:
                 or self.history.is_after_shutdown(e)
             ):
                 continue
-            if e.is_loading and not e.fingerprint and not self.history.is_worker(e.child):
-                continue  # a program waits for its next message in the call that loads it
+            if e.is_loading and not e.fingerprint and not self.history.has_work(e.child):
+                continue
             if not e.is_loading:
                 library = self.history.library_of_worker(e.child)
                 if library is None or not library.answers:
@@ -119,7 +119,7 @@ class _Deaths:
             last = last_message.get(e.child)
             work = self.history.work_of_message(last.fingerprint, last) if last else None
             library = self.history.library_of_target(e.child)
-            if library is not None and e.target in library.one_call:
+            if library is not None and library.answers and self.history.has_work(e.child):
                 work = self.history.work_of_process(e.child)
                 self._add(e, e.child, work, _AT_WORK, _object_of(work))
             elif library is not None and library.answers:

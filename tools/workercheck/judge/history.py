@@ -351,6 +351,18 @@ class History:
         parent = self._parent.get(pid)
         return parent is not None and parent.target is not None
 
+    def has_work(self, pid: int) -> bool:
+        """Tell whether a process of `multiprocessing` was started with work of its own.
+
+        A worker of a pool gets its tasks later, one by one; a program waits for its next message
+        in the call that will load it.
+        """
+        parent = self._parent.get(pid)
+        library = self.library_of_target(pid)
+        if parent is None or parent.target is None:
+            return False
+        return library is None or not library.answers or parent.target in library.one_call
+
     def library_of_target(self, pid: int) -> libraries.Library | None:
         """Return the library that started a process to run a function of its own, or None."""
         parent = self._parent.get(pid)

@@ -86,7 +86,7 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
             Finding(
                 "unseen-failure",
                 f"a {e.what}{of} failed and nobody looked at it ({error}){many}"
-                f"{history.where(own or work)}",
+                f"{history.where(work)}",
                 history.line(work.cell),
                 cell=work.cell,
                 exception=e.exception,
