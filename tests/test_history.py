@@ -95,6 +95,23 @@ def test_statement_that_handed_work_out_is_named_where_its_cell_has_several(
     ]
 
 
+def test_no_statement_is_named_where_ipython_counts_lines_of_its_own(tmp_path: Path) -> None:
+    (run,) = execute(
+        page(
+            tmp_path,
+            "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1)",
+            "%%capture\n1 + 1\npool.submit(int, 'a')",
+            "1 + 1\n2 + 2\n3 + 3",
+            "!echo one \\\n  line\npool.submit(int, 'b')",
+            "%%time\n\npool.submit(int, 'c')",
+            "1 + 1",
+            "1 + 1\npool.submit(int, 'd')",
+        )
+    )
+    where = [f.message.rpartition(")")[2] for f in findings(run)]
+    assert where == ["", "", "", ", at line 2 of the cell"]
+
+
 @pytest.mark.parametrize(
     ("target", "owned", "kinds"),
     [

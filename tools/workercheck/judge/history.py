@@ -242,7 +242,7 @@ class History:
             # A module of the page's own; what ipykernel calls a cell's file says nothing.
             file = _MODULE.search(place.file)
             return f", at {file[0]}:{place.line}" if file and "ipykernel_" not in place.file else ""
-        line = self.steps.line_within(cell, place.line)
+        line = self.steps.line_within(cell, place.line, work.cell)
         other = f" at line {self.line(cell)}" if cell != work.cell else ""
         return f", at {line}{other}" if line else ""
 

@@ -68,8 +68,16 @@ class Steps(Protocol):
     def step_of(self, place: ev.Place) -> int | None:
         """Return the step that a place stands in by itself, None where only the run tells."""
 
-    def line_within(self, cell: int, line: int) -> str:
-        """Return the words for a line of a step's code, empty where the step's place says it."""
+    def line_within(self, cell: int, line: int, running: int | None) -> str:
+        """Return the words for a line of a step's code, empty where the step's place says it.
+
+        Parameters
+        ----------
+        cell, line
+            The step that has the code, and the 1-based line within it.
+        running
+            The step that ran it.
+        """
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +131,7 @@ class HandOuts:
         """Return the index of the line at which a place stands."""
         return self._steps.get((place.pid, place.id))
 
-    def line_within(self, cell: int, line: int) -> str:
+    def line_within(self, cell: int, line: int, running: int | None) -> str:
         """Return nothing: a step is a line."""
         return ""
 

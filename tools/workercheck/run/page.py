@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import re
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,8 @@ from workercheck.evidence import records as ev
 from workercheck.judge.steps import Step, step_at
 
 SKIP_EXECUTION = "skip-execution"
+_COUNTED_OTHERWISE = re.compile(r"\A\s*%%|^\s*(?:[\w, ]+=\s*)?[!%].*\\$", re.MULTILINE)
+"""A magic for a whole cell, or a command that goes on in the next line."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +57,19 @@ class Page:
         """Return None: the run tells which cell handed work out."""
         return None
 
-    def line_within(self, cell: int, line: int) -> str:
-        """Return the words for a line of a cell's code, empty for a cell of one line."""
+    def line_within(self, cell: int, line: int, running: int | None) -> str:
+        """Return the words for a line of a cell's code, empty for a cell of one line.
+
+        IPython compiles what is below a magic as a cell of its own, under the number of the next
+        one, and joins the lines of a long command: then nothing tells which line of the page it is.
+        """
         step = step_at(self.cells, cell)
-        is_one_line = step is None or len(step.source.strip().splitlines()) < 2
-        return "" if is_one_line else f"line {line} of the cell"
+        if step is None or len(step.source.strip().splitlines()) < 2:
+            return ""
+        near = (step_at(self.cells, index) for index in (cell, cell - 1, running))
+        if any(other is not None and _COUNTED_OTHERWISE.search(other.source) for other in near):
+            return ""
+        return f"line {line} of the cell"
 
     @property
     def kernel_name(self) -> str:
