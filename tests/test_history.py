@@ -12,20 +12,21 @@ from workercheck.judge import rules
 from workercheck.judge.history import History
 
 
+def starts(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
+    return ev.ProcessStarted(
+        pid=pid,
+        time=1,
+        ppid=ppid,
+        group=7,
+        argv=["python", "-m", *argv],
+        python="3.14",
+        executable="python",
+        forked=False,
+    )
+
+
 @pytest.mark.parametrize("interpreters", [0, 2])
 def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreters: int) -> None:
-    def starts(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
-        return ev.ProcessStarted(
-            pid=pid,
-            time=1,
-            ppid=ppid,
-            group=7,
-            argv=["python", "-m", *argv],
-            python="3.14",
-            executable="python",
-            forked=False,
-        )
-
     kernel = starts(7, 1, "ipykernel_launcher")
     load = ev.LoadFailed(
         **{field.name: None for field in dc.fields(ev.LoadFailed)}
@@ -124,16 +125,7 @@ def test_worker_of_a_pool_that_dies_before_its_first_task_had_no_work(
     target: str, owned: bool, kinds: list[str]
 ) -> None:
     events = [
-        ev.ProcessStarted(
-            pid=7,
-            time=1,
-            ppid=1,
-            group=7,
-            argv=["python", "-m", "ipykernel_launcher"],
-            python="3.14",
-            executable="python",
-            forked=False,
-        ),
+        starts(7, 1, "ipykernel_launcher"),
         ev.CellStarted(pid=1, time=1, cell=0),
         ev.ChildStarted(
             pid=7,

@@ -269,8 +269,8 @@ def test_stranger_that_an_event_names_is_left_alone(tmp_path: Path) -> None:
         )
         # Its pid was another one's, before it began.
         old = clock.born(psutil.Process(stranger.pid)) - 5
-        tree.learn([ev.ChildStarted(**{**fields(started), "time": old})])
-        tree.learn([ev.ChildStarted(**{**fields(started), "child": 1})])
+        tree.learn([dc.replace(started, time=old)])
+        tree.learn([dc.replace(started, child=1)])
         assert [] == tree.look()
         tree.learn([started])
         assert [stranger.pid] == [process.pid for process in tree.look()]
@@ -295,10 +295,6 @@ def test_leftover_that_is_gone_as_soon_as_it_is_ended_is_told(
     asyncio.run(leftovers.end_all(tree, evidence, {left.pid}, is_cut_short=False))
     told = [event for event in evidence.read() if isinstance(event, ev.Leftover)]
     assert [left.pid] == [event.child for event in told]
-
-
-def fields(event: ev.ChildStarted) -> dict[str, object]:
-    return {field.name: getattr(event, field.name) for field in dc.fields(event)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, only the clock on the wall tells")

@@ -155,6 +155,7 @@ class Library:
         self.public = dict(public or {})
         self.functions = dict(functions or {})
         self.wrapped = dict(wrapped or {})
+        self.for_reader = tuple(for_reader)
         self.runs = tuple(runs)
         self.senders = dict(senders or {})
         self.commands = tuple(commands)
@@ -168,7 +169,6 @@ class Library:
         self.result_readers = tuple(result_readers)
         self.task_readers = tuple(task_readers)
         self.housekeeping = tuple(housekeeping)
-        self.for_reader = tuple(for_reader)
         self.carriers = carriers
         self.start_method = start_method
         self.caches_by_value = caches_by_value

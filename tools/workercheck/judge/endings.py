@@ -119,15 +119,15 @@ class _Deaths:
             last = last_message.get(e.child)
             work = self.history.work_of_message(last.fingerprint, last) if last else None
             library = self.history.library_of_target(e.child)
-            if library is not None and library.answers and self.history.has_work(e.child):
+            if library is not None and library.answers:
                 work = self.history.work_of_process(e.child)
-                self._add(e, e.child, work, _AT_WORK, _object_of(work))
-            elif library is not None and library.answers:
-                # Idle, or before its first task: an executor replaces it, and nothing is lost
-                # unless that goes on for ever.
-                work = self.history.work_of_process(e.child)
-                place = work.place if work is not None else None
-                before_work.setdefault(id(place), []).append(e)
+                if self.history.has_work(e.child):
+                    self._add(e, e.child, work, _AT_WORK, _object_of(work))
+                else:
+                    # Idle, or before its first task: an executor replaces it, and nothing is lost
+                    # unless that goes on for ever.
+                    place = work.place if work is not None else None
+                    before_work.setdefault(id(place), []).append(e)
             elif library is not None and library.reruns:
                 reruns.setdefault(library.name, []).append(e)
             elif library is not None:

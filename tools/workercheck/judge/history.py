@@ -357,11 +357,10 @@ class History:
         A worker of a pool gets its tasks later, one by one; a program waits for its next message
         in the call that will load it.
         """
-        parent = self._parent.get(pid)
         library = self.library_of_target(pid)
-        if parent is None or parent.target is None:
-            return False
-        return library is None or not library.answers or parent.target in library.one_call
+        if library is not None and library.answers:
+            return self._parent[pid].target in library.one_call
+        return self.is_worker(pid)
 
     def library_of_target(self, pid: int) -> libraries.Library | None:
         """Return the library that started a process to run a function of its own, or None."""

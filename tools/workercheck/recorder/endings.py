@@ -41,7 +41,7 @@ _EXITING = 0x4
 
 
 class _Pool:
-    """The workers that read one queue."""
+    """The workers that read one queue, or a process that reads none."""
 
     def __init__(self, place: int) -> None:
         self.place = place
@@ -51,11 +51,10 @@ class _Pool:
 
 _owners: list[Callable[[], Any]] = []
 """Weak references to what may still fail: threads that manage executors, pools, processes."""
-_children: dict[int, tuple[str | None, handles.Handle | None, _Pool | None]] = {}
+_children: dict[int, tuple[str | None, handles.Handle | None, _Pool]] = {}
 """By pid: what a process runs, which `start` makes it forget, its handle, and its pool."""
-_starting: dict[int, tuple[int, str | None, bool, _Pool | None]] = {}
-"""By the id of a process that is being started: place, target, whether it is the reader's, and the
-pool that it is a worker of."""
+_starting: dict[int, tuple[str | None, bool, _Pool]] = {}
+"""By the id of a process that is being started: target, whether it is the reader's, its pool."""
 _pools: weakref.WeakKeyDictionary[Any, _Pool] = weakref.WeakKeyDictionary()
 """By the queue of an executor's workers."""
 _reaped: set[int] = set()
@@ -77,15 +76,13 @@ def process_starts(frame: FrameType, _: Any) -> None:
     queue = next((a for a in arguments[:1] if of_library and not callable(a)), None)
     owned = places.is_held_by_reader(frame.f_back)
     pool = _pool_of(queue)
-    place = pool.place if pool is not None else 0
     if pool is None:
         executor = places.executor_behind(frame)
-        place = places.place(frame.f_back, executor, target or type(process), arguments)
+        pool = _Pool(places.place(frame.f_back, executor, target or type(process), arguments))
         if queue is not None:
-            pool = _Pool(place)
             with contextlib.suppress(TypeError):
                 _pools[queue] = pool
-    _starting[id(process)] = (place, name, owned and not of_library, pool)
+    _starting[id(process)] = (name, owned and not of_library, pool)
 
 
 def _is_of_library(frame: FrameType | None) -> bool:
@@ -111,23 +108,23 @@ def _pool_of(queue: Any) -> _Pool | None:
 def process_started(frame: FrameType, _: Any) -> None:
     """Write who started a process."""
     process: Any = frame.f_locals["self"]
-    place, name, owned, pool = _starting.pop(id(process), (0, None, False, None))
+    name, owned, pool = _starting.pop(id(process), (None, False, _Pool(0)))
     pid = process.pid
     _reaped.discard(pid)
     for sent in [entry for entry in _signals if entry[0] == pid]:
         _signals.discard(sent)
-    handles.register(process, "process", place, owned=owned)
+    handles.register(process, "process", pool.place, owned=owned)
     _children[pid] = (name, handles.of(process), pool)
     if owned:
         _remember(process)
     events.write(
         "child-started",
         child=pid,
-        place=place,
+        place=pool.place,
         target=name,
         argv=[],
         owned=owned,
-        replaces=pool is not None and pool.has_lost_workers,
+        replaces=pool.has_lost_workers,
     )
 
 
@@ -260,9 +257,8 @@ def child_polled(frame: FrameType, exitcode: int | None) -> None:
     popen: Any = frame.f_locals["self"]
     if exitcode and popen.pid not in _reaped:
         _reaped.add(popen.pid)
-        target, handle, pool = _children.get(popen.pid, (None, None, None))
-        if pool is not None:
-            pool.has_lost_workers = True
+        target, handle, pool = _children.get(popen.pid, (None, None, _Pool(0)))
+        pool.has_lost_workers = True
         handles.exited(handle, exitcode, popen.pid)
         events.write("exited", child=popen.pid, exitcode=exitcode, target=target)
 

@@ -95,7 +95,8 @@ class Watch:
                 self._may_have_failed = True
                 if self.failed_at is not None:
                     child = event.child if isinstance(event, ev.Exited) else event.pid
-                    self._failed_since.update({child} & self._replacements)
+                    if child in self._replacements:
+                        self._failed_since.add(child)
             elif isinstance(event, ev.ChildStarted) and event.replaces:
                 self._replacements.add(event.child)
             elif isinstance(event, ev.LoadRetried):
