@@ -155,10 +155,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(figure)
     for outcome in ("passed", "failed"):
         for test in terminalreporter.stats.get(outcome, ()):
-            for name, executor in getattr(test, "user_properties", ()):
-                if name == "executor" and test.when == "call":
-                    row = counts.setdefault(executor, {"passed": 0, "failed": 0})
-                    row[outcome] += 1
+            executor = dict(getattr(test, "user_properties", ())).get("executor")
+            if executor is not None and test.when == "call":
+                row = counts.setdefault(executor, {"passed": 0, "failed": 0})
+                row[outcome] += 1
     if counts:
         terminalreporter.section("corpus: pages judged rightly")
         for executor, row in sorted(counts.items()):
