@@ -22,7 +22,8 @@ class Carrier:
     Parameters are written as a line of names in their order: ``fn! *args! timeout``. What is sent
     to a worker has an exclamation mark, what sends each of its elements a plus sign, and what names
     the start method an at sign. Only a number other than 1 for a parameter with a number sign makes
-    worker processes, and none is told of where a parameter with a tilde is given.
+    worker processes, and none is told of where a parameter with a tilde is given. A caret marks the
+    parameter that may name the library whose workers do it.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class Carrier:
         ``server``, which is a process and a manager; ``channel``, from which a process takes what
         it has been handed to; ``pipe``, two ends of one; ``cluster``, whose other methods and
         elements hand work out as it does; ``settings``, after which nothing is told of its
-        library's parameters with a number sign.
+        library.
     start_method : str
         How it starts workers, where another way than its library's.
     """
@@ -120,6 +121,9 @@ class Library:
     start_method : str or None
         How it starts workers by itself, empty where `multiprocessing` decides, None where the text
         of a page does not tell whether they are other processes.
+    imports_main : bool
+        Whether the workers of its carriers, where they are no copies, import the script that
+        started them.
     caches_by_value : bool
         Whether it pickles by value what `functools.lru_cache` returns as well.
     """
@@ -148,6 +152,7 @@ class Library:
         housekeeping: "Iterable[str]" = (),
         carriers: "Callable[[], Iterable[Carrier]]" = tuple,
         start_method: "str | None" = "",
+        imports_main: bool = True,
         caches_by_value: bool = False,
     ) -> None:
         self.name = name
@@ -171,6 +176,7 @@ class Library:
         self.housekeeping = tuple(housekeeping)
         self.carriers = carriers
         self.start_method = start_method
+        self.imports_main = imports_main
         self.caches_by_value = caches_by_value
 
 
@@ -348,7 +354,7 @@ LIBRARIES = (
             Carrier(
                 "Parallel",
                 ("joblib", "joblib.parallel"),
-                "n_jobs# backend~ return_as verbose timeout pre_dispatch batch_size temp_folder "
+                "n_jobs# backend^ return_as verbose timeout pre_dispatch batch_size temp_folder "
                 "max_nbytes mmap_mode prefer~ require~",
                 {"__call__": "iterable+"},
             ),
@@ -370,6 +376,7 @@ LIBRARIES = (
                 )
             ),
         ),
+        imports_main=False,
     ),
     Library(
         "loky",
@@ -384,6 +391,7 @@ LIBRARIES = (
         answers=True,
         by_value=True,
         carriers=lambda: _loky_carriers("loky"),
+        imports_main=False,
     ),
     Library(
         "concurrent.futures",
@@ -513,6 +521,7 @@ LIBRARIES = (
         answers=True,
         by_value=True,
         carriers=lambda: _carriers("multiprocess"),
+        start_method="fork",
         caches_by_value=True,
     ),
     Library(
@@ -567,17 +576,26 @@ LIBRARIES = (
         result_readers=("_handle_report",),
         task_readers=("distributed.scheduler", "distributed.worker", "distributed.nanny"),
         housekeeping=("distributed.", "tornado."),
-        carriers=lambda: tuple(
-            Carrier(
-                name,
-                ("distributed", "dask.distributed"),
-                "",
-                {"submit": "func! *args! **kwargs!", "map": "func! *iterables+"},
-                role="cluster",
-            )
-            for name in ("Client", "LocalCluster")
+        carriers=lambda: (
+            # A client of a cluster that is there already starts no workers.
+            *(
+                Carrier(
+                    name,
+                    ("dask.distributed", "distributed"),
+                    parameters,
+                    {"submit": "func! *args! **kwargs!", "map": "func! *iterables+"},
+                    starts="made",
+                    role="cluster",
+                )
+                for name, parameters in (
+                    ("Client", "address@ timeout set_as_default scheduler_file@ processes@"),
+                    ("LocalCluster", "name n_workers threads_per_worker processes@"),
+                )
+            ),
+            # Its clients find the scheduler that it has started.
+            Carrier("initialize", ("dask_mpi", "dask_mpi.core"), role="settings"),
         ),
-        start_method=None,
+        start_method="spawn",
     ),
     Library(
         "ipyparallel",

@@ -118,7 +118,7 @@ class Calling(Sending):
             name_of = method.value if isinstance(method, Constant) else None
             start = Start(name_of if isinstance(name_of, str) else None)
             if last == "set_start_method":
-                self._defaults[library.start_method or ""] = start
+                self._defaults[_decider(library)] = start
                 return None
             is_given = given.positional or given.keywords
             return Known(module, start if is_given else function.start or self._default(library))
@@ -256,7 +256,9 @@ class Calling(Sending):
         own = library.start_method
         if own is None:
             return Start(None)
-        return self._defaults.get(own, Start(own or "forkserver", is_default=not own))
+        return self._defaults.get(
+            _decider(library), Start(own or "forkserver", is_default=not own)
+        )
 
     def make(
         self,
@@ -271,8 +273,9 @@ class Calling(Sending):
         if carrier.role == "settings":
             self._set_up.add(library.name)
         taken = calls.take(carrier.parameters, given)
-        if not taken.is_told or ("#" in carrier.parameters and library.name in self._set_up):
+        if not taken.is_told or library.name in self._set_up:
             return None
+        library = taken.library or library
         own_start = Start(carrier.start_method) if carrier.start_method else None
         start = start or own_start or self._default(library)
         if taken.has_context:
@@ -344,6 +347,11 @@ class Calling(Sending):
         else:
             self.hand_out(executor, taken.sent, node, through=libraries.LEARNERS[0].strip("."))
         return None
+
+
+def _decider(library: Library) -> str:
+    """Return the library whose default start method holds, empty for `multiprocessing`."""
+    return library.name if library.start_method else ""
 
 
 def _is_none(node: ast.Call, carrier: Carrier) -> bool:

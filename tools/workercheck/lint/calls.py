@@ -45,6 +45,8 @@ class Taken:
     by_name: dict[str, Value] = dc.field(default_factory=dict)
     context: Value = None
     has_context: bool = False
+    library: Library | None = None
+    """Whose workers do it, where an argument says so by name."""
     is_told: bool = True
     """Whether the arguments tell that worker processes do it."""
 
@@ -54,7 +56,7 @@ def take(parameters: str, given: Arguments) -> Taken:
     taken = Taken()
     positional, keywords = list(given.positional), dict(given.keywords)
     for word in parameters.split():
-        name = word.strip("*!+@#~")
+        name = word.strip("*!+@#~^")
         if word.startswith("**"):
             values, keywords = list(keywords.values()), {}
         elif word.startswith("*"):
@@ -74,7 +76,11 @@ def take(parameters: str, given: Arguments) -> Taken:
             taken.is_told &= isinstance(number, int) and number not in (0, 1)
         if word.endswith("~"):
             taken.is_told &= not values and not given.is_open
-        if word.endswith("@"):
-            taken.has_context = bool(values) or given.is_open
+        if word.endswith("^"):
+            known = values[0].value if values and isinstance(values[0], Constant) else None
+            taken.library = next((one for one in libraries.LIBRARIES if one.name == known), None)
+            taken.is_told &= not given.is_open and (not values or taken.library is not None)
+        if word.endswith("@") and (values or given.is_open):
+            taken.has_context = True
             taken.context = values[0] if values else None
     return taken

@@ -24,6 +24,10 @@ from workercheck.lint.values import (
 class Sending(Expressions):
     """What is known while work is handed out."""
 
+    def __init__(self, *, is_script: bool) -> None:
+        super().__init__(is_script=is_script)
+        self._is_known_to_lack_guard = False
+
     def follow(self, own: Own, given: Arguments, instance: Instance | None) -> Value:
         """Follow a call of a function of the page; return what it returns."""
         raise NotImplementedError
@@ -37,9 +41,12 @@ class Sending(Expressions):
             self.send(made, sent, node, is_task=True, through=through)
 
     def _starts(self, made: Made, node: ast.AST) -> None:
-        """Look for the guard of a script whose workers import it."""
-        is_spawned = made.start.method in ("forkserver", "spawn") and not made.library.by_value
-        if self.is_at_import and is_spawned and self.code is not None and made.role != "function":
+        """Look for the guard of a script whose workers import it; one finding tells of it."""
+        is_spawned = made.start.method in ("forkserver", "spawn") and made.library.imports_main
+        if self.code is None or self._is_known_to_lack_guard:
+            return
+        if self.is_at_import and is_spawned:
+            self._is_known_to_lack_guard = True
             at = verdict.Place(self.code, int(getattr(node, "lineno", 0)))
             self.findings.append(verdict.without_guard(made, at))
 

@@ -54,6 +54,8 @@ def lost(thing: Own | Instance | Several, made: Made, *, is_task: bool) -> Findi
         cached = next(_cached_in(own, set()), None)
         if cached is None or not own.is_main or made.library.caches_by_value or method is None:
             return None
+        if own.is_importable and made.library.imports_main:
+            return None
         return "pickle-task" if cached.is_local else "unpickle-task"
     if method == "interpreter" and isinstance(thing, Own) and _is_shared(own):
         return None
