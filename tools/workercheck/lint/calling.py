@@ -256,9 +256,7 @@ class Calling(Sending):
         own = library.start_method
         if own is None:
             return Start(None)
-        return self._defaults.get(
-            _decider(library), Start(own or "forkserver", is_default=not own)
-        )
+        return self._defaults.get(_decider(library), Start(own or "forkserver", is_default=not own))
 
     def make(
         self,
