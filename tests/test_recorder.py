@@ -265,6 +265,28 @@ def test_text_that_a_host_runs_in_its_worker_is_not_the_readers(evidence: Eviden
     assert ["<string>"] == [e.file for e in evidence.read() if isinstance(e, ev.Place)]
 
 
+COUNTED = """
+import collections, math, multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+
+seen = collections.Counter()
+context = multiprocessing.get_context("fork")
+with ProcessPoolExecutor(1, mp_context=context) as executor:
+    executor.submit(math.sqrt, 4).result()
+    sys.addaudithook(lambda event, _: seen.update((event,)))
+    for _ in range(100):
+        executor.submit(math.sqrt, 4).result()
+print(seen["builtins.id"] // 100, sum(seen.values()) // 100)
+"""
+
+
+def test_a_task_costs_few_calls_of_audit_hooks(evidence: Evidence) -> None:
+    """What watches files is such a hook: each call of it takes as long as several of ours."""
+    alone = int(python(COUNTED).split()[1])
+    of_id, calls = map(int, python(COUNTED, evidence).split())
+    assert (0, True) == (of_id, calls <= alone + 16), (alone, of_id, calls)
+
+
 @pytest.mark.skipif(
     not hasattr(sys, "monitoring"), reason="on Python 3.11 the recorder is complete before any code"
 )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+_id = events.identity
+
 _tasks: dict[int, tuple[weakref.ref[Any], int]] = {}
 """By id: tasks and futures of event loops that the page made, with their places."""
 
@@ -46,7 +48,7 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
         if not places.is_held_by_reader(_caller(frame)) or future is None:
             return
         work = frame.f_locals.get(argument)
-        _, place = _tasks.get(id(work), (None, 0))
+        _, place = _tasks.get(_id(work), (None, 0))
         # Which of several it was that failed is not known.
         function = None if type(work) is tuple else work
         _remember(future, frame, function, place or handles.place_of(work))
@@ -66,7 +68,7 @@ def never_retrieved(frame: FrameType, _: Any) -> None:
     """Take what asyncio says of a task that was dropped."""
     context: Any = frame.f_locals["context"]
     thing = context.get("task") or context.get("future")
-    known = _tasks.pop(id(thing), None)
+    known = _tasks.pop(_id(thing), None)
     if getattr(frame.f_locals["self"], "_exception_handler", None) is not None:
         return  # whoever set it is told
     if known is not None and "never retrieved" in context.get("message", ""):
@@ -86,7 +88,7 @@ def tell() -> None:
 def loops() -> list[AbstractEventLoop]:
     """Return the running event loops in which tasks of the page are under way."""
     tasks = [reference() for reference, _ in list(_tasks.values())]
-    found = {id(t.get_loop()): t.get_loop() for t in tasks if t is not None and not t.done()}
+    found = {_id(t.get_loop()): t.get_loop() for t in tasks if t is not None and not t.done()}
     return [loop for loop in found.values() if loop.is_running()]
 
 
@@ -105,7 +107,7 @@ def _caller(frame: FrameType) -> FrameType | None:
 
 def _remember(task: Any, frame: FrameType, function: Any, place: int = 0) -> None:
     place = place or places.place(_caller(frame), "asyncio", function)
-    key = id(task)
+    key = _id(task)
 
     def gone(reference: Any) -> None:
         if _tasks.get(key, (None,))[0] is reference:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+_id = events.identity
+
 # Kept from before a test suite or a page can replace them.
 _open, _listdir = open, os.listdir
 _sleep = time.sleep
@@ -82,7 +84,7 @@ def process_starts(frame: FrameType, _: Any) -> None:
         if queue is not None:
             with contextlib.suppress(TypeError):
                 _pools[queue] = pool
-    _starting[id(process)] = (name, owned and not of_library, pool)
+    _starting[_id(process)] = (name, owned and not of_library, pool)
 
 
 def _is_of_library(frame: FrameType | None) -> bool:
@@ -108,7 +110,7 @@ def _pool_of(queue: Any) -> _Pool | None:
 def process_started(frame: FrameType, _: Any) -> None:
     """Write who started a process."""
     process: Any = frame.f_locals["self"]
-    name, owned, pool = _starting.pop(id(process), (None, False, _Pool(0)))
+    name, owned, pool = _starting.pop(_id(process), (None, False, _Pool(0)))
     pid = process.pid
     _reaped.discard(pid)
     for sent in [entry for entry in _signals if entry[0] == pid]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_id = events.identity
+
+
 class Handle:
     """What is known of a piece of work, by the handle that its executor returned.
 
@@ -111,7 +114,7 @@ def register(
     key
         An object that stands for the handle where it is told of a failure.
     """
-    _noted[id(thing if key is None else key)] = (_reference(thing), what, place, owned, call)
+    _noted[_id(thing if key is None else key)] = (_reference(thing), what, place, owned, call)
     if len(_noted) > _next_sweep:
         _sweep()
 
@@ -126,15 +129,15 @@ def _sweep() -> None:
 
 def of(thing: Any) -> Handle | None:
     """Return the handle of an object, None where it is not known."""
-    noted = _noted.get(id(thing))
+    noted = _noted.get(_id(thing))
     # Another object may have got the id since.
-    return _handle(id(thing)) if noted is not None and noted[0]() is thing else None
+    return _handle(_id(thing)) if noted is not None and noted[0]() is thing else None
 
 
 def of_key(key: Any) -> Handle | None:
     """Return the handle for which an object stands, None where it is not known."""
-    noted = _noted.get(id(key))
-    return _handle(id(key)) if noted is not None and noted[0]() is not None else None
+    noted = _noted.get(_id(key))
+    return _handle(_id(key)) if noted is not None and noted[0]() is not None else None
 
 
 def _handle(number: int) -> Handle:
@@ -146,7 +149,7 @@ def _handle(number: int) -> Handle:
 
 def place_of(thing: Any) -> int:
     """Return the place of the work behind an object, 0 where it is not known."""
-    noted = _noted.get(id(thing))
+    noted = _noted.get(_id(thing))
     return noted[2] if noted is not None and noted[0]() is thing else 0
 
 
@@ -240,7 +243,7 @@ def _tell(failed: list[Handle]) -> None:
         failure = handle.failure
         if (
             failure is None
-            or not (handle.owned or id(handle.thing()) in held)
+            or not (handle.owned or _id(handle.thing()) in held)
             or handle.asked > handle.index
             or (handle.call is not None and handle.call.seen)
             or (handle.place, failure[0]) in _seen_errors
@@ -264,12 +267,12 @@ def _held_by_page() -> frozenset[int]:
     """
     found = set()
     for value in list(vars(sys.modules["__main__"]).values()):
-        found.add(id(value))
+        found.add(_id(value))
         if type(value) is dict:
             found.update(map(id, list(value.values())))
         elif type(value) in (list, tuple, set):
             found.update(map(id, list(value)))
-    return frozenset(found) - {id(None)}
+    return frozenset(found) - {_id(None)}
 
 
 def write(

@@ -22,6 +22,7 @@ _IDLE, _LOADING, _WORKING, _REPLY = 0, 1, 2, 1 << 32
 _SHORT = 4080
 """Bytes of a message that is kept whole while it is loaded."""
 
+_id = events.identity
 _getframe = sys._getframe
 _Kept = events.Kept
 _Builtin = type(len)
@@ -101,7 +102,7 @@ def watched_load(real: "Any") -> type:
         caller: FrameType | None
         try:
             caller = _getframe(1)
-            carries = _carries.get(id(caller.f_code))
+            carries = _carries.get(_id(caller.f_code))
             if carries is None:
                 carries = _classify(caller)
         except ValueError:  # called from C, as concurrent.interpreters does
@@ -174,9 +175,11 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
 
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
         caller: FrameType | None
+        code: CodeType | None = None
         try:
             caller = _getframe(1)
-            carries = _carries.get(id(caller.f_code))
+            code = caller.f_code
+            carries = _carries.get(_id(code))
             if carries is None:
                 carries = _classify(caller)
         except ValueError:
@@ -191,9 +194,9 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
         if carries:
             try:
                 if result is not None:
-                    _note_sent(result, caller, args[at])
+                    _note_sent(result, caller, code, args[at])
                 elif hasattr(args[at + 1], "getvalue"):  # written into a file
-                    _note_sent(args[at + 1].getvalue(), caller, args[at])
+                    _note_sent(args[at + 1].getvalue(), caller, code, args[at])
             except Exception as exc:
                 events.failed("a message", exc)
         return result
@@ -205,7 +208,8 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
 def message_made(frame: "FrameType", result: "Any") -> None:
     """Note what a function returns that makes a message out of several pickles."""
     _get_ready()
-    _note_sent(result, frame.f_back, frame.f_locals.get("x"))
+    caller = frame.f_back
+    _note_sent(result, caller, caller and caller.f_code, frame.f_locals.get("x"))
 
 
 def message_written(variable: str) -> "Any":
@@ -214,7 +218,7 @@ def message_written(variable: str) -> "Any":
     def handler(frame: "FrameType", _: "Any") -> None:
         _get_ready()
         here = frame.f_locals
-        _note_sent(here[variable].getvalue(), frame, here["obj"])
+        _note_sent(here[variable].getvalue(), frame, frame.f_code, here["obj"])
 
     return handler
 
@@ -251,7 +255,7 @@ def task_done(_frame: "FrameType", _: "Any") -> None:
 def _classify(frame: "FrameType") -> bool:
     _get_ready()
     code = frame.f_code
-    carries = _carries[id(code)] = bool(_places.carries_messages(frame))
+    carries = _carries[_id(code)] = bool(_places.carries_messages(frame))
     _kept.append(code)
     if _is_worker and carries and _doing is None:
         _map_doing()
@@ -388,7 +392,7 @@ def _is_nested(frame: "FrameType | None") -> bool:
     while frame is not None:
         if frame.f_code in _wrappers:
             caller = frame.f_back
-            return caller is not None and bool(_carries.get(id(caller.f_code)))
+            return caller is not None and bool(_carries.get(_id(caller.f_code)))
         frame = frame.f_back
     return False
 
@@ -414,8 +418,11 @@ def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any")
         events.failed("a failed load", error)
 
 
-def _note_sent(message: "Any", caller: "FrameType | None", thing: "Any") -> None:
-    resolve = _resolvers.get(id(caller.f_code)) if caller is not None else None
+def _note_sent(
+    message: "Any", caller: "FrameType | None", code: "CodeType | None", thing: "Any"
+) -> None:
+    # An audit hook is called for each code that is read from a frame.
+    resolve = _resolvers.get(_id(code))
     reply_to = 0
     if resolve is not None:
         place = resolve(caller, thing)
@@ -445,7 +452,7 @@ def _map_ring() -> "Any":
 
 def not_sent(exc: BaseException, frame: "FrameType", thing: "Any", place: int) -> None:
     """Note that a library pickled something by itself in a function with *frame*, and could not."""
-    if id(exc) != _last_failed and not isinstance(exc, OSError):  # the way is no longer there
+    if _id(exc) != _last_failed and not isinstance(exc, OSError):  # the way is no longer there
         from workercheck.recorder import failure
 
         fields = failure.describe_unsent(exc, frame, thing)
@@ -456,7 +463,7 @@ def _dump_failed(
     exc: BaseException, caller: "FrameType | None", thing: "Any", is_plain: bool
 ) -> None:
     global _last_failed
-    _last_failed = id(exc)
+    _last_failed = _id(exc)
     try:
         if (is_plain and _places.falls_back(caller)) or _is_nested(caller):
             return

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     for it.
     """
 
+_id = events.identity
+
 _NUMBERS = (5, 4, 3, 1, 2, 0)
 """The numbers of tools, those first that no known tool uses."""
 
@@ -143,13 +145,13 @@ def _clear(tool: int) -> None:
 
 def observe(code: CodeType, moment: str, handler: Handler) -> None:
     """Have a handler called for a function, given its code."""
-    _codes[id(code)] = code
+    _codes[_id(code)] = code
     if moment == "line":
-        _lines[id(code)] = handler
+        _lines[_id(code)] = handler
     else:
         handlers = _starts if moment == "start" else _returns
-        first = handlers.get(id(code))
-        handlers[id(code)] = handler if first is None else _both(first, handler)
+        first = handlers.get(_id(code))
+        handlers[_id(code)] = handler if first is None else _both(first, handler)
     _set_events(code)
 
 
@@ -164,11 +166,11 @@ def _both(first: Handler, second: Handler) -> Handler:
 def _set_events(code: CodeType) -> None:
     monitoring: Any = getattr(sys, "monitoring", None)
     wanted = monitoring.events.NO_EVENTS
-    if id(code) in _starts:
+    if _id(code) in _starts:
         wanted |= monitoring.events.PY_START
-    if id(code) in _returns:
+    if _id(code) in _returns:
         wanted |= monitoring.events.PY_RETURN
-    if id(code) in _lines:
+    if _id(code) in _lines:
         wanted |= monitoring.events.LINE
     monitoring.set_local_events(_tool, code, wanted)
 
@@ -215,21 +217,21 @@ def code_of(module: Any, path: str) -> CodeType | None:
 
 def _started(code: CodeType, _offset: int) -> None:
     try:
-        _starts[id(code)](_getframe(1), None)
+        _starts[_id(code)](_getframe(1), None)
     except Exception as exc:
         events.failed(code.co_qualname, exc)  # type: ignore[attr-defined,unused-ignore]
 
 
 def _returned(code: CodeType, _offset: int, value: Any) -> None:
     try:
-        _returns[id(code)](_getframe(1), value)
+        _returns[_id(code)](_getframe(1), value)
     except Exception as exc:
         events.failed(code.co_qualname, exc)  # type: ignore[attr-defined,unused-ignore]
 
 
 def _line_reached(code: CodeType, _line: int) -> Any:
     try:
-        if _lines[id(code)](_getframe(1), None):
+        if _lines[_id(code)](_getframe(1), None):
             return None
     except Exception as exc:
         events.failed(code.co_qualname, exc)  # type: ignore[attr-defined,unused-ignore]

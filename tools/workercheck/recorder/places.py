@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Resolver = Callable[[FrameType, Any], int]
     """Finds the place of an object that a function of a library is about to send."""
 
+_id = events.identity
+
 READER, CARRIER, OTHER, END, OWN = range(5)
 """Whose a function is: the reader's, a library's that carries work, another's; the bottom of a
 worker's stack; nobody's, a wrapper through which the others are seen."""
@@ -82,9 +84,9 @@ place_of_future: Callable[[Any], int] = lambda future: 0  # noqa: E731 - set by 
 def kind(frame: FrameType) -> int:
     """Tell whose the function of a frame is."""
     code = frame.f_code
-    known = _kinds.get(id(code))
+    known = _kinds.get(_id(code))
     if known is None:
-        known = _kinds[id(code)] = (code, _kind(frame))
+        known = _kinds[_id(code)] = (code, _kind(frame))
     return known[1]
 
 
@@ -145,10 +147,10 @@ def is_machinery(frame: FrameType | None) -> bool:
     it is deleted, is not the loop.
     """
     caller = frame.f_back if frame is not None else None
-    if caller is not None and id(caller.f_code) in _loops:
+    if caller is not None and _id(caller.f_code) in _loops:
         return True
     while frame is not None:
-        known = _kinds.get(id(frame.f_code))
+        known = _kinds.get(_id(frame.f_code))
         what = known[1] if known is not None else kind(frame)
         if what == END:
             if caller is not None and caller.f_back is not None:
@@ -164,13 +166,13 @@ def _remember_loop(frame: FrameType, caller: FrameType) -> None:
     """Remember the function that a worker's process runs: nothing of the reader's is below it."""
     if caller.f_code.co_name == "run" and kind(caller) == CARRIER:
         _kept.append(frame.f_code)
-        _loops.add(id(frame.f_code))
+        _loops.add(_id(frame.f_code))
 
 
 def reader_of(frame: FrameType | None) -> FrameType | None:
     """Return the innermost frame of the reader's own code."""
     while frame is not None:
-        known = _kinds.get(id(frame.f_code))
+        known = _kinds.get(_id(frame.f_code))
         what = known[1] if known is not None else kind(frame)
         if what == READER:
             return frame
@@ -232,7 +234,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
     what, kept = sign_of(function, args)
     key: Any
     if reader is not None:
-        key = (id(reader.f_code), reader.f_lasti, here, executor, what)
+        key = (_id(reader.f_code), reader.f_lasti, here, executor, what)
     else:
         key = (here, executor, what)
     number = _places.get(key)
@@ -282,20 +284,20 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
     first = frame
     above = frame.f_back if frame is not None else None
     if above is not None and (
-        id(above.f_code) in _loops
-        or (above.f_back is not None and id(above.f_back.f_code) in _loops)
+        _id(above.f_code) in _loops
+        or (above.f_back is not None and _id(above.f_back.f_code) in _loops)
     ):
         return 0, True
     asks = False
     while frame is not None:
-        resolve = resolvers.get(id(frame.f_code))
+        resolve = resolvers.get(_id(frame.f_code))
         if resolve is not None:
             return resolve(frame, thing), False
-        known = _kinds.get(id(frame.f_code))
+        known = _kinds.get(_id(frame.f_code))
         what = known[1] if known is not None else kind(frame)
         if what == READER:
             assert first is not None
-            key = (id(frame.f_code), frame.f_lasti, id(first.f_code), on_behalf(frame))
+            key = (_id(frame.f_code), frame.f_lasti, _id(first.f_code), on_behalf(frame))
             number = _sent_from.get(key)
             if number is None:
                 number = place(frame, executor_behind(first), None)
@@ -348,7 +350,7 @@ def executor_of(owner: Any) -> str:
 def resolve_at(code: CodeType, resolver: Resolver) -> None:
     """Have places found by *resolver* where a function with this code sends an object."""
     _kept.append(code)
-    resolvers[id(code)] = resolver
+    resolvers[_id(code)] = resolver
 
 
 def is_worker() -> bool:
@@ -482,10 +484,10 @@ def sign_of(function: Any, args: Any = ()) -> tuple[Any, Any]:
     """
     code = getattr(function, "__code__", None)
     if type(code) is _Code:
-        return id(code), code
+        return _id(code), code
     owner: Any = getattr(function, "__self__", None) if type(function) is _Builtin else None
     if function is None or type(owner) is _Module:
-        return id(function), function
+        return _id(function), function
     return tuple(names_of(function, args)[:_NAMES]), None
 
 

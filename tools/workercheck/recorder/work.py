@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+_id = events.identity
+
 _call: handles.Call | None = None
 """Of the `Executor.map` that hands work out now."""
 # Kept from before a test suite or a page can replace it.
@@ -26,7 +28,7 @@ _patience = 3
 _PUTS_TASKS = ("add_call_item_to_queue", "_sendback_result")
 
 _submissions: dict[tuple[Any, ...], tuple[int, bool, Any]] = {}
-"""By the reader's code, instruction, cell, method and function: place, whether the reader holds
+"""By the reader's code, instruction, cell, handler and function: place, whether the reader holds
 the future, and what keeps the function's id its own."""
 _LIMIT = 20_000
 
@@ -46,10 +48,10 @@ def submitted(argument: str) -> monitor.Handler:
         function = here.get(argument)
         sign, kept = places.sign_of(function, here.get("args") or ())
         key = (
-            id(caller.f_code) if caller is not None else 0,
+            _id(caller.f_code) if caller is not None else 0,
             caller.f_lasti if caller is not None else 0,
             places.on_behalf(caller),
-            id(frame.f_code),
+            handler,
             sign,
         )
         known = _submissions.get(key)
@@ -267,7 +269,7 @@ def result_set(frame: FrameType, _: Any) -> None:
     if not success:
         _result_failed(here["self"], value)
         sender = frame.f_back
-        if sender is not None and id(sender.f_code) in places.resolvers and sender.f_locals:
+        if sender is not None and _id(sender.f_code) in places.resolvers and sender.f_locals:
             # The thread that sends a task sets its result only where it could not.
             place = handles.place_of(here["self"])
             messages.not_sent(value, sender, sender.f_locals.get("task"), place)
@@ -341,7 +343,7 @@ def object_put(frame: FrameType, _: Any) -> None:
     caller = frame.f_back
     # A process pool puts its tasks, whose places are known by their numbers.
     if caller is not None and caller.f_code.co_name not in _PUTS_TASKS:
-        _put[id(frame.f_locals["obj"])] = (
+        _put[_id(frame.f_locals["obj"])] = (
             0
             if places.is_machinery(caller)
             else places.place(caller, places.executor_behind(frame))
@@ -363,11 +365,11 @@ def queued_object(frame: FrameType, thing: Any) -> int:
         if future is None:
             return _place_of_doomed(items, number)
         return place_of_running(future)
-    return _put.pop(id(thing), 0)
+    return _put.pop(_id(thing), 0)
 
 
 def _place_of_doomed(items: dict[int, Any], number: int) -> int:
-    known = _doomed.get(id(items))
+    known = _doomed.get(_id(items))
     return known[1].get(number, 0) if known is not None else 0
 
 
@@ -390,7 +392,7 @@ def doomed_places(items: dict[int, Any]) -> list[int]:
         number: handles.place_of(getattr(item, "future", None))
         for number, item in list(items.items())
     }
-    _doomed[id(items)] = items, doomed
+    _doomed[_id(items)] = items, doomed
     return list(dict.fromkeys(place for place in doomed.values() if place))
 
 
