@@ -557,7 +557,7 @@ def test_healthy_page_is_not_accused(path: Path) -> None:
 def lost_objects(path: Path) -> bool:
     """Whether the page loses an object of its own, and no module that is not there."""
     return any(
-        f["kind"] in (LOST, UNSENT) and f.get("object", "__main__").startswith("__main__")
+        f["kind"] in (LOST, UNSENT) and (f.get("object", "__main__") or "").startswith("__main__")
         for f in front_matter(path).get("expect") or ()
     )
 

@@ -733,8 +733,15 @@ LIBRARIES = (
         "anyio",
         modules=("anyio.to_process", "anyio.to_interpreter"),
         public={"anyio": "anyio"},
-        functions={"anyio.from_thread": (("BlockingPortal.start_task_soon", "submit func"),)},
+        functions={
+            "anyio.from_thread": (("BlockingPortal.start_task_soon", "submit func"),),
+            # A worker reads its tasks from a pipe; this waits for the answer of one.
+            "anyio.to_process": (
+                ("run_sync.<locals>.send_raw_command", "answer-missing process pickled_cmd"),
+            ),
+        },
         commands=((r"-m anyio\.to_process\b", "anyio"),),
+        answers=True,
         carriers=lambda: (
             Carrier("run_sync", ("anyio.to_process",), "func! *args!", role="function"),
         ),
@@ -788,6 +795,8 @@ LIBRARIES = (
             "executorlib.executor.base": (("BaseExecutor.submit", "submit fn"),),
             "executorlib.task_scheduler.base": (("TaskSchedulerBase.submit", "submit fn"),),
         },
+        commands=((r"\bexecutorlib[/\\]backend[/\\]", "executorlib"),),
+        answers=True,
         by_value=True,
     ),
     Library(
@@ -828,6 +837,7 @@ ALWAYS: "Functions" = {
         ("shield", "loop-future-made arg"),
         ("run_coroutine_threadsafe", "thread-future-made"),
     ),
+    "tornado.platform.asyncio": (("BaseAsyncIOLoop.run_in_executor", "loop-future-made func"),),
     "runpy": (("_get_code_from_file", "file-runs"),),
     "subprocess": (("Popen._execute_child", "program-started"),),
     "threading": (("Thread.start", "thread-start"),),
@@ -837,8 +847,8 @@ ALWAYS: "Functions" = {
         ("Logger.exception", "callback-error-logged"),
     ),
 }
-"""Functions that no single library owns, of the standard library, of Jupyter and of marimo, as in
-`Library.functions`."""
+"""Functions that no single library owns, of the standard library, of Jupyter, of Tornado and of
+marimo, as in `Library.functions`."""
 
 RUNNERS = {
     f"{module}.{name}": "learner! goal executor"

@@ -24,9 +24,12 @@ BROKEN = {
 LOADING = re.compile(r"\b(?:un-?|de)(?:pickl|serializ)", re.IGNORECASE)
 """What libraries say when they pass on that something could not be loaded."""
 
+NO_RESULTS = re.compile(r"\bcache with result_\w+ not alive")
+"""What a Pool says that is terminated after the thread has ended which hands its results out."""
+
 
 def errors(history: History, failures: Sequence[Finding]) -> list[Finding]:
-    """Return a finding for each cell that failed, but for a failure of a worker told already."""
+    """Return a finding for each cell that failed, but for what only follows from a failure."""
     found = []
     for e in history.ended:
         cell = history.step(e.cell)
@@ -176,6 +179,8 @@ def is_broken(error: ev.CellFinished) -> bool:
 def _follows(error: ev.CellFinished, failure: Finding) -> bool:
     """Tell whether a cell's error is what a worker's failure looks like in the page."""
     if failure.cell == error.cell or LOADING.search(error.message):
+        return True
+    if NO_RESULTS.search(error.message):
         return True
     name = (failure.exception or "").rsplit(".", 1)[-1]
     return (

@@ -27,6 +27,11 @@ GONE = (
     "it until the work is done."
 )
 
+AUTHKEY = (
+    "A proxy is sent without the authkey of its manager: leave out authkey=, or set "
+    "multiprocessing.current_process().authkey in each worker, in an initializer."
+)
+
 
 def look(what: str, thing: str | None) -> str | None:
     """Say how to look at a failure.
@@ -79,6 +84,8 @@ def failed_load(
         )
     if e.exception in ("FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError"):
         return GONE
+    if e.exception.endswith(".AuthenticationError"):
+        return AUTHKEY
     if is_result:
         return (
             f"Return plain data, or fix how {name} is pickled: an exception with an __init__ of "
@@ -147,6 +154,11 @@ def failed_dump(
     """
     name = (thing or "it").rsplit(".", 1)[-1]
     library = libraries.library_of(executor)
+    if is_to_blame and "not the same object" in error:
+        return (
+            f"Give {name} a name of its own: pickle sends the name {thing}, which a decorator, a "
+            "reload of its module or a later definition has given to something else."
+        )
     if is_result and is_to_blame:
         return f"Return plain data that pickle can store, instead of {name}."
     if is_result:

@@ -127,7 +127,7 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     executor = _executor(work, wording.executor_from(e.stack))
     name = e.exception.rsplit(".", 1)[-1]
     error = wording.clean(f"{name}: {e.message}" if e.message else name)
-    thing = e.object
+    thing = e.object or wording.unsent_object(e, work.place.names if work.place else [])
     what = thing or "an object"
     # A worker may hand a function to workers of its own.
     own = history.work_at(e.pid, e.place) if e.place else None

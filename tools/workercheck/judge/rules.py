@@ -34,7 +34,7 @@ def judge(history: History) -> list[Finding]:
     )
     lost_results = _merge(remains.service_threads(history))
     found = _explain(history, failures)
-    found += cells.errors(history, failures)
+    found += cells.errors(history, [*failures, *lost_results])
     found += lost_results
     found += _merge(remains.unseen(history, found))
     found += cells.dead_kernels(history)

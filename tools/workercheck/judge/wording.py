@@ -120,8 +120,9 @@ def object_of(e: ev.LoadFailed) -> str | None:
         return inside[0] if inside else reader_object(e.globals) or e.importing
     if match := _CONSTRUCTOR.match(e.message):
         named = [name for name in e.globals if name.endswith("." + match["name"])]
-        # A class that came by value is the page's own.
-        return named[0] if named else f"__main__.{match['name']}"
+        if named or not e.globals:  # of a message whose bytes are not known
+            return named[0] if named else match["name"]
+        return f"__main__.{match['name']}"  # a class that came by value is the page's own
     if e.raised_in and not e.raised_in.startswith(MACHINERY):
         # The method of a class that the message names, or a function of the reader's.
         owners = [name for name in e.globals if e.raised_in.startswith(name + ".")]
@@ -134,6 +135,23 @@ def reader_object(names: Sequence[str]) -> str | None:
     own = [name for name in names if not name.startswith(MACHINERY)]
     main = [name for name in own if name.startswith("__main__.")]
     return next(iter(main or own), None)
+
+
+def unsent_object(e: ev.PickleFailed, handed_out: Sequence[str]) -> str | None:
+    """Name what could not be pickled where the message has no name of its own.
+
+    Parameters
+    ----------
+    e
+        The event.
+    handed_out
+        The names of the function that was handed out there, and of those that it holds.
+    """
+    named = _UNPICKLABLE.match(e.message)
+    return next(iter(handed_out), named[1] if named else None)
+
+
+_UNPICKLABLE = re.compile(r"cannot pickle '([\w.]+)' object")
 
 
 def is_named_by(error: str, thing: str | None) -> bool:

@@ -18,6 +18,7 @@ from workercheck.recorder import (
     frameless,
     handles,
     keyed,
+    messages,
     monitor,
     places,
     work,
@@ -263,6 +264,30 @@ def child_polled(frame: FrameType, exitcode: int | None) -> None:
         pool.has_lost_workers = True
         handles.exited(handle, exitcode, popen.pid)
         events.write("exited", child=popen.pid, exitcode=exitcode, target=target)
+
+
+def answer_missing(variables: str) -> monitor.Handler:
+    """Make the handler for what sends a message to a process, and waits for the answer.
+
+    Parameters
+    ----------
+    variables
+        Of that function: the one with the process, and the one with the message.
+    """
+    process, message = variables.split()
+
+    def handler(frame: FrameType, _: Any) -> bool:
+        error = sys.exc_info()[1]
+        pid = frame.f_locals[process].pid if error is not None else 0
+        # One that its library ends, because nobody waits any more, has not ended by itself.
+        if pid and pid not in _reaped and ends_by_itself(pid):
+            _reaped.add(pid)
+            number = messages.fingerprint(frame.f_locals[message])
+            fields = {"is_loading": False, "fingerprint": number, "globals": []}
+            events.write("ended-at-work", child=pid, **fields)
+        return error is not None
+
+    return handler
 
 
 def pool_broken(frame: FrameType, _: Any) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _TRACEBACK_LIMIT = 12_000
 _PICKLE_LIMIT = 1 << 20
+_SEARCHED = 200
+"""How many objects are looked at to find the one that an error names."""
+_Function = type(lambda: None)
 
 _right: set[str] = set()
 """Names in ``__main__`` that mean in this process what they mean in the page."""
@@ -64,7 +67,9 @@ def describe_unsent(exc: BaseException, caller: FrameType | None, thing: Any) ->
     thing
         What the message would have carried.
     """
-    return {**_common(exc, caller, _frames(exc)), "object": _name_of_unsent(thing)}
+    blamed = _blamed(exc, thing)
+    name = events.qualified(blamed) if blamed is not None else _name_of_unsent(thing)
+    return {**_common(exc, caller, _frames(exc)), "object": name}
 
 
 def record_wrong(
@@ -221,7 +226,11 @@ def _qualified_frame(frame: FrameType) -> str:
 
 
 def _name_of_unsent(thing: Any) -> str | None:
-    """Name what a message would have carried: the function of a task, or the class of an object."""
+    """Name what a message would have carried: the function of a task, or the class of an object.
+
+    None where that is a library's list of whatever was sent.
+    """
+    message = thing
     if type(thing).__module__.startswith(MODULES):  # a library's envelope
         kept = getattr(thing, "__dict__", {})
         function = kept.get("fn") or kept.get("_target") or kept.get("result")
@@ -240,7 +249,46 @@ def _name_of_unsent(thing: Any) -> str | None:
     thing = wrapped if callable(wrapped) else thing
     batched = places.first_of_batch(thing)
     thing = batched if batched is not None else thing
+    if thing is message and type(thing) in (dict, list, tuple):
+        return None
     return events.qualified(thing) or events.qualified(type(thing))
+
+
+def _blamed(exc: BaseException, thing: Any) -> Any:
+    """Return the function or the class in what was to be sent that the error of pickle names."""
+    text = events.message_of(exc)
+    queue, seen = [thing], {id(thing)}
+    while queue and len(seen) < _SEARCHED:
+        one = queue.pop(0)
+        for candidate in (one, type(one)):
+            if _is_named(candidate, text):
+                return candidate
+        for part in _parts(one):
+            if id(part) not in seen:
+                seen.add(id(part))
+                queue.append(part)
+    return None
+
+
+def _is_named(thing: Any, text: str) -> bool:
+    """Tell whether a text has the address of a function, or the name of a class."""
+    if type(thing) is _Function:
+        return repr(thing) in text or f"local object '{thing.__qualname__}'" in text
+    return isinstance(thing, type) and f"<class '{events.qualified(thing)}'>" in text
+
+
+def _parts(thing: Any) -> list[Any]:
+    """Return what an object holds, as far as that can be told without running code of its own."""
+    if type(thing) in (tuple, list, set, frozenset):
+        return list(thing)[:_SEARCHED]
+    if type(thing) in (dict, getattr(sys.modules.get("collections"), "defaultdict", None)):
+        return [getattr(thing, "default_factory", None), *list(thing.values())[:_SEARCHED]]
+    if type(thing) is getattr(sys.modules.get("functools"), "partial", None):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    try:
+        return list(object.__getattribute__(thing, "__dict__").values())[:_SEARCHED]
+    except AttributeError:
+        return []
 
 
 def _is_result_of_pool(thing: Any) -> bool:

@@ -81,6 +81,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "process-asked-to-end": ("start", endings.process_asked_to_end),
     "exitcode-read": ("return", endings.exitcode_read),
     "child-polled": ("return", endings.child_polled),
+    "answer-missing": ("line", endings.answer_missing),
     "error-printed": ("start", endings.error_printed),
     "callback-error-kept": ("line", endings.callback_error_kept),
     "callback-error-logged": ("start", endings.callback_error_logged),
