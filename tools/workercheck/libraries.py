@@ -726,6 +726,9 @@ LIBRARIES = (
                 ("AsyncResult._set", "result-set"),
                 ("AsyncResult.get", "result-asked"),
                 ("AsyncResult.successful", "result-asked"),
+                ("UnorderedAsyncResultIterator.__init__", "result-made"),
+                ("UnorderedAsyncResultIterator._set", "result-set"),
+                ("UnorderedAsyncResultIterator.get_exception", "result-asked"),
             ),
         },
     ),
@@ -901,6 +904,14 @@ def library_of(name: "str | None") -> "Library | None":
             if any(part in name for part in library.public):
                 return library
     return None
+
+
+def is_of_library(name: str) -> bool:
+    """Tell whether something is of a library that carries work, by its name with its module."""
+    return name.partition(".")[0] in _PACKAGES
+
+
+_PACKAGES = frozenset(module.partition(".")[0] for module in MODULES)
 
 
 def library_of_worker(target: "str | None", owned: bool) -> "Library | None":

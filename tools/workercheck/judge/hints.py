@@ -154,10 +154,16 @@ def failed_dump(
     """
     name = (thing or "it").rsplit(".", 1)[-1]
     library = libraries.library_of(executor)
-    if is_to_blame and "not the same object" in error:
+    is_at_top_level = is_to_blame and "<" not in (thing or "<")
+    if is_at_top_level and ("not found as" in error or "attribute lookup" in error):
         return (
-            f"Give {name} a name of its own: pickle sends the name {thing}, which a decorator, a "
-            "reload of its module or a later definition has given to something else."
+            f"Keep {name} under its own name in its module: pickle sends the name {thing}, and "
+            "there is nothing under it."
+        )
+    if is_at_top_level and "not the same object" in error:
+        return (
+            f"Give {name} a name of its own, or send something else: pickle sends the name "
+            f"{thing}, which means another object, as after a decorator or a reload of its module."
         )
     if is_result and is_to_blame:
         return f"Return plain data that pickle can store, instead of {name}."

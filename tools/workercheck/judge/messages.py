@@ -102,7 +102,7 @@ def failed_dumps(history: History) -> list[Finding]:
     blamed: set[tuple[int, int, str, str]] = set()
     for e in history.of(ev.PickleFailed):
         cause = (e.pid, e.place, e.exception, e.message)
-        is_to_blame = wording.is_named_by(e.message, e.object)
+        is_to_blame = e.object is not None and wording.is_named_by(e.message, e.object)
         # An interpreter is sent the arguments one by one, and all of them where one cannot be.
         if history.is_after_shutdown(e) or (cause in blamed and not is_to_blame):
             continue
@@ -120,14 +120,16 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
         if e.place
         else None
     )
-    if work is None or work.cell is None:
+    library = history.library_of_worker(e.pid)
+    # A worker that gets its work from a scheduler was started for all of it.
+    if (work is None or work.cell is None) and not (library is not None and library.reruns):
         work = history.work_of_process(e.pid) or work
     if work is None or work.cell is None:
         work = history.guess(e, wording.executor_from(e.stack), e.cell)
     executor = _executor(work, wording.executor_from(e.stack))
     name = e.exception.rsplit(".", 1)[-1]
     error = wording.clean(f"{name}: {e.message}" if e.message else name)
-    thing = e.object or wording.unsent_object(e, work.place.names if work.place else [])
+    thing = wording.unsent_object(e, work.place.names if work.place is not None else [])
     what = thing or "an object"
     # A worker may hand a function to workers of its own.
     own = history.work_at(e.pid, e.place) if e.place else None

@@ -138,7 +138,7 @@ def reader_object(names: Sequence[str]) -> str | None:
 
 
 def unsent_object(e: ev.PickleFailed, handed_out: Sequence[str]) -> str | None:
-    """Name what could not be pickled where the message has no name of its own.
+    """Name what could not be pickled: the reader's object, and not what a library sends it in.
 
     Parameters
     ----------
@@ -147,8 +147,10 @@ def unsent_object(e: ev.PickleFailed, handed_out: Sequence[str]) -> str | None:
     handed_out
         The names of the function that was handed out there, and of those that it holds.
     """
+    if e.object is not None and not libraries.is_of_library(e.object):
+        return e.object
     named = _UNPICKLABLE.match(e.message)
-    return next(iter(handed_out), named[1] if named else None)
+    return next(iter(handed_out), named[1] if named else e.object)
 
 
 _UNPICKLABLE = re.compile(r"cannot pickle '([\w.]+)' object")

@@ -274,7 +274,14 @@ def _is_named(thing: Any, text: str) -> bool:
     """Tell whether a text has the address of a function, or the name of a class."""
     if type(thing) is _Function:
         return repr(thing) in text or f"local object '{thing.__qualname__}'" in text
-    return isinstance(thing, type) and f"<class '{events.qualified(thing)}'>" in text
+    name = events.qualified(thing) if isinstance(thing, type) else None
+    if name is None:
+        return False
+    # A class may show itself in a way of its own, as those of enumerations do.
+    module, _, own = name.rpartition(".")
+    return f"<class '{name}'>" in text or text.endswith(
+        (f" as {name}", f"attribute lookup {own} on {module} failed")
+    )
 
 
 def _parts(thing: Any) -> list[Any]:

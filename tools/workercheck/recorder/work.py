@@ -54,21 +54,24 @@ def submitted(argument: str) -> monitor.Handler:
             handler,
             sign,
         )
+        call = _call_of(caller) if _call is not None else None
         known = _submissions.get(key)
         if known is None:
             if not hasattr(future, "set_exception") or handles.of(future) is not None:
                 return  # the results themselves, or a class that submits through its base
-            executor = (
-                places.executor_of(here["self"])
-                if "self" in here
-                else places.executor_behind(frame)
-            )
-            place = places.place(caller, executor, function, here.get("args") or ())
-            known = (place, _is_owned(caller), kept)
-            # What calls from a library may be called from anywhere.
-            if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
-                _submissions[key] = known
-        call = _call_of(caller) if _call is not None else None
+            if (sibling := _sibling(caller)) is not None:
+                known, call = (sibling.place, sibling.owned, kept), sibling.call
+            else:
+                executor = (
+                    places.executor_of(here["self"])
+                    if "self" in here
+                    else places.executor_behind(frame)
+                )
+                place = places.place(caller, executor, function, here.get("args") or ())
+                known = (place, places.is_held_by_reader(caller), kept)
+                # What calls from a library may be called from anywhere.
+                if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
+                    _submissions[key] = known
         handles.register(future, "future", known[0], owned=known[1], call=call)
         # Quick work may have failed before its future was handed out.
         error = getattr(future, "_exception", None)
@@ -78,11 +81,11 @@ def submitted(argument: str) -> monitor.Handler:
     return handler
 
 
-def _is_owned(caller: FrameType | None) -> bool:
-    """Tell whether the reader's code gets the future, and no iterator over futures asks for it."""
-    if caller is not None and caller.f_code.co_name == "result_iterator":
-        return False
-    return places.is_held_by_reader(caller)
+def _sibling(caller: FrameType | None) -> handles.Handle | None:
+    """Return the handle of other work of an `Executor.map` that hands more out as it is read."""
+    if caller is None or caller.f_code.co_name != "result_iterator":
+        return None
+    return handles.of(next(iter(caller.f_locals.get("fs") or ()), None))
 
 
 def _call_of(caller: FrameType | None) -> handles.Call | None:
