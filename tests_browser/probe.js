@@ -98,13 +98,17 @@ window.probe = (() => {
       pixelsWith(() => true);
       if (!drawn) found.push(`${name} has not drawn: its data leave no pixel`);
 
-      for (const model of figure.model.references())
+      for (const model of figure.model.references()) {
+        const view = model.type === "Legend" && window.Bokeh.index.find_one(model);
+        if (view && view.el.parentNode === figure.canvas_view.underlays_el)
+          found.push(`${name} hides its legend`);
         for (const property of Object.keys(model.properties))
           if (/text_color$/.test(property) && typeof model[property] === "string" && !/Glyph|^Text$/.test(model.type)) {
             const seen = contrast(model[property], background);
             if (seen < 4.5)
               found.push(`${name}: ${model.type}.${property} is hard to read, ${seen.toFixed(1)} to 1`);
           }
+      }
       return found;
     });
   }

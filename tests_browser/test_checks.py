@@ -280,3 +280,25 @@ def test_pointer_reads_the_numbers_of_a_point(open_text):
 def test_pointer_reads_nothing_without_the_script(open_text):
     text = healthy("bokeh").replace('<script defer src="_static/plots.js"></script>', "")
     assert not point_is_read(open_text(text))
+
+
+def hides_its_legend(page):
+    """Give the plot another tool; return whether its legend is behind it then."""
+    page.page.evaluate(
+        """async () => {
+          const models = [...Bokeh.documents[0].all_models];
+          const toolbar = models.find(({ type }) => type === "Toolbar");
+          toolbar.tools = [...toolbar.tools, new (Bokeh.Models.get("HoverTool"))()];
+          await new Promise((resolve) => setTimeout(resolve, 500));
+        }"""
+    )
+    return any("hides its legend" in problem for problem in page.plots())
+
+
+def test_legend_stays_in_front_of_its_plot(open_text):
+    assert not hides_its_legend(open_text(healthy("bokeh")))
+
+
+def test_legend_behind_its_plot_is_found(open_text):
+    text = healthy("bokeh").replace('<script defer src="_static/plots.js"></script>', "")
+    assert hides_its_legend(open_text(text))

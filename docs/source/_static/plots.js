@@ -120,6 +120,16 @@
     figure.toolbar.tools = [...figure.toolbar.tools, hover];
   }
 
+  /* Bokeh moves a legend behind its plot when the plot gets another tool: put it back in front. */
+  function keepLegends(figure) {
+    const viewOf = (model) => window.Bokeh.index.find_one(model);
+    const { underlays_el: behind } = viewOf(figure).canvas_view;
+    const legends = [...figure.references()].filter(({ type }) => type === "Legend").map((model) => viewOf(model).el);
+    const places = legends.map((legend) => [legend, legend.parentNode]);
+    const putBack = () => places.forEach(([legend, place]) => legend.parentNode === behind && place.append(legend));
+    new MutationObserver(putBack).observe(behind, { childList: true });
+  }
+
   // -- plotly -------------------------------------------------------------------
 
   function paintPlotly(div, { paper, ink, grid }) {
@@ -172,7 +182,9 @@
           colourSliders(view);
         });
         modelsOf(doc).filter((model) => model.type === "Toolbar").forEach(letScroll);
-        modelsOf(doc).filter((model) => model.type === "Figure").forEach(readOut);
+        const figures = modelsOf(doc).filter((model) => model.type === "Figure");
+        figures.forEach(keepLegends);
+        figures.forEach(readOut);
       }
       once(doc, paintBokeh);
     }
