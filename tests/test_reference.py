@@ -100,7 +100,7 @@ def test_readme_has_every_kind():
 def test_page_of_workercheck_has_every_key_of_the_report():
     report = Report({}, [PageReport("a", "a.md", executed=True)], {})
     data = json.loads(report.to_json())
-    assert set(data) == set(first_column("report.json"))
+    assert set(data) == set(first_column("holds `workercheck/report.json`"))
     assert set(data["pages"][0]) == set(first_column("Each page:"))
     assert {field.name for field in dc.fields(Finding)} == set(first_column("Each finding:"))
 
