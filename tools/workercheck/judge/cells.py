@@ -69,8 +69,8 @@ def _lost_worker(history: History, e: ev.CellFinished, error: str) -> Finding:
         cell=e.cell,
         expected=history.expects(e.cell),
         exception=e.exception,
-        hint="Read the traceback in the page; run the function without an executor to see what "
-        "ends it.",
+        hint="Read the traceback in the page, and run the function without an executor to see "
+        "what ends the worker.",
     )
 
 

@@ -69,12 +69,14 @@ class _Deaths:
             ):
                 name = e.exception.rsplit(".", 1)[-1]
                 error = wording.clean(f"{name}: {e.message}" if e.message else name)
-                what = f"the initializer {e.function or ''} raised in a worker".replace("  ", " ")
+                what = f"the initializer {e.function or ''} raised an error in a worker".replace(
+                    "  ", " "
+                )
                 self._add(
                     e,
                     e.pid,
                     self.history.work_of_process(e.pid),
-                    f"{what} ({error}), which ended it",
+                    f"{what} ({error}), which ended the worker",
                     e.function,
                     hint=hints.initializer(e.function),
                     exception=e.exception or None,

@@ -9,11 +9,11 @@ from workercheck.evidence import records as ev
 
 _LOOK = {
     "future": "Ask the future for its result() or its exception().",
-    "collection": "Compute the collection, or something of it: that raises what its tasks raised.",
-    "result": "Ask for the result with get(), or go through all items of the iterator.",
-    "task": "Await the task, or ask it for its exception() once it is done.",
-    "remote task": "Get the value of the reference to the task: that raises what the task raised.",
-    "process": "Read the exitcode of the process after join(), or fix what it runs.",
+    "collection": "Compute the collection or a part of it, which raises the error of its tasks.",
+    "result": "Call get() on the result, or go through all items of the iterator.",
+    "task": "Await the task, or call its exception() once it is done.",
+    "remote task": "Get the value of the reference to the task, which raises its error.",
+    "process": "Read the exitcode of the process after join(), or fix its function.",
 }
 
 GUARD = (
@@ -22,9 +22,9 @@ GUARD = (
 )
 
 GONE = (
-    "What the message refers to is gone: a manager that was shut down, shared memory that was "
-    "unlinked, or the process that sent the message and would have served what it refers to. Keep "
-    "it until the work is done."
+    "The message refers to something that no longer exists: a manager that was shut down, shared "
+    "memory that was unlinked, or the process that sent the message. Keep it until the work is "
+    "done."
 )
 
 AUTHKEY = (
@@ -77,9 +77,9 @@ def failed_load(
         return GUARD
     if e.importing:
         return (
-            f"The worker imports {e.importing} by itself, in its own order and environment, and "
-            "that import raises: import what it needs inside it, without a circle, set environment "
-            "variables before the workers start, and guard a script with "
+            f"The worker imports {e.importing} in its own order and environment, and that import "
+            f"raises an error: let {e.importing} import all that it needs, without circular "
+            "imports, set environment variables before the workers start, and guard a script with "
             'if __name__ == "__main__".'
         )
     if e.exception in ("FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError"):
@@ -89,19 +89,19 @@ def failed_load(
     if is_result:
         return (
             f"Return plain data, or fix how {name} is pickled: an exception with an __init__ of "
-            "its own needs a __reduce__, a class has to be importable in both processes."
+            "its own needs a __reduce__, and a class must be importable in both processes."
         )
     if e.name == "__main__":
-        return "Move what is sent into a module: this worker does not have the page's __main__."
+        return "Move the function into a module: this worker does not have the page's __main__."
     if e.exception == "ModuleNotFoundError":
         return (
-            f"Install {e.name} where the workers run, or put it on their path: workers get "
-            "sys.path as it was when they started."
+            f"Install {e.name} where the workers run, or put it on their import path: a worker "
+            "gets sys.path as it is when the worker starts."
         )
     if e.found is not None:
         return (
-            f"Give {name} another name, or move it into a module: pickle sends the name "
-            f"{thing}, and in a worker under {method or 'this start method'} that is {e.found}."
+            f"Give {name} another name, or move it into a module: pickle sends only the name "
+            f"{thing}, which is {e.found} in a worker under {method or 'this start method'}."
         )
     if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
         return by_value(name, executor, through)
@@ -110,7 +110,7 @@ def failed_load(
             "Import the same version of the module in the page and in the worker: the worker "
             "imports the module again, from its file."
         )
-    return f"Loading {name} raises: fix its __setstate__ or __reduce__, or send plain data."
+    return f"Loading {name} fails: fix its __setstate__ or __reduce__, or send plain data."
 
 
 def by_value(name: str, executor: str | None, through: str) -> str:
@@ -205,8 +205,9 @@ def died(*, is_page: bool) -> str:
         Whether a page handed the work out, whose cells have tags.
     """
     hint = (
-        "To find what ends the worker, run the function in the page itself, without an executor; a "
-        "crash in compiled code, sys.exit, os._exit or too little memory can end a process."
+        "To find out what ends the worker, run the function in the page itself, without an "
+        "executor. A crash in compiled code, sys.exit, os._exit or a lack of memory can end a "
+        "process."
     )
     on_purpose = " If the page shows this failure on purpose, tag the cell expect-worker-error."
     return hint + on_purpose if is_page else hint.replace("the page itself", "the program itself")
@@ -217,7 +218,7 @@ def initializer(function: str | None) -> str:
     name = (function or "the initializer").rsplit(".", 1)[-1]
     return (
         f"Fix {name}: it runs in each worker before its first task, and a worker in which it "
-        "raises does no work."
+        "raises an error does no work."
     )
 
 

@@ -36,10 +36,10 @@ def _failed_load(history: History, e: ev.LoadFailed) -> Finding:
     name = e.exception.rsplit(".", 1)[-1]
     error = f"{name}: {e.message}" if e.message else name
     if e.found is not None:
-        error = f"the name means {e.found} there"
+        error = f"in the worker, the name means {e.found}"
     error = wording.clean(error)
     if is_result:
-        message = f"the parent could not unpickle {what} ({error}) that a worker sent back"
+        message = f"the parent process could not unpickle {what} ({error}) that a worker sent back"
         message += f" through {executor}" if executor else ""
     else:
         message = f"a worker could not unpickle {what} ({error})"

@@ -32,7 +32,7 @@ def service_threads(history: History) -> list[Finding]:
         found.append(
             Finding(
                 "unseen-failure",
-                f"a callback raised ({error}) {_ENDS[e.what].format(executor=executor)}",
+                f"a callback raised an error ({error}) {_ENDS[e.what].format(executor=executor)}",
                 history.line(work.cell),
                 cell=work.cell,
                 exception=e.exception or None,
@@ -44,9 +44,9 @@ def service_threads(history: History) -> list[Finding]:
 
 
 _ENDS = {
-    "service-thread": "and ended the thread of {executor} that hands results out: no more results "
-    "arrive",
-    "callback": "and {executor} kept that to itself: the result of this piece of work never comes",
+    "service-thread": "that ended the thread of {executor} which delivers results, so no more "
+    "results arrive",
+    "callback": "that {executor} did not report, so the result of this piece of work never arrives",
 }
 """What the error of a callback did, by the kind of its event."""
 
@@ -153,8 +153,8 @@ def unwatched(history: History) -> list[Finding]:
     for damaged in history.of(ev.Damaged):
         return [
             not_watched(
-                f"its evidence is damaged ({damaged.reason})",
-                "Build again, with room on the disk, and let no page touch WORKERCHECK_EVIDENCE.",
+                f"the evidence is damaged ({damaged.reason})",
+                "Make room on the disk, let no page change WORKERCHECK_EVIDENCE, and build again.",
             )
         ]
     found = []
@@ -162,7 +162,7 @@ def unwatched(history: History) -> list[Finding]:
     if finished and history.kernel is None and not ended_by_itself:
         return [
             not_watched(
-                "its kernel started without the recorder",
+                "the kernel started without the recorder",
                 hints.unwatched_kernel(history.of(ev.KernelAnswered)),
             )
         ]
@@ -170,7 +170,7 @@ def unwatched(history: History) -> list[Finding]:
         found.append(
             not_watched(
                 f"the recorder could not watch {failed.what} ({failed.reason})",
-                "Report it to workercheck, with the page and the output of `workercheck doctor`.",
+                "Report this as a bug, with the page and the output of `workercheck doctor`.",
             )
         )
     was_stopped = bool(history.of(ev.Stopped) or history.of(ev.CellTimedOut))
@@ -179,10 +179,10 @@ def unwatched(history: History) -> list[Finding]:
     if finished and history.ended and not found and (history.of(ev.Unanswered) or not is_answered):
         found.append(
             not_watched(
-                "its kernel did not answer after the last cell, so that failures which nobody "
-                "looked at are not known",
-                "Let no compiled code of the page hold the interpreter's lock for long, and let "
-                "the page leave WORKERCHECK_EVIDENCE and its files alone.",
+                "the kernel did not answer after the last cell, so failures that nobody looked at "
+                "are not known",
+                "Let no compiled code hold the global interpreter lock for long, and let no page "
+                "change WORKERCHECK_EVIDENCE or the files there.",
             )
         )
     return found + _processes(history)

@@ -148,9 +148,9 @@ def refused(thing: Instance, loader: Own, made: Made, at: Place) -> Finding:
     """Word the finding about an object that is loaded by a function which raises."""
     message = (
         f"a worker that unpickles {_described(thing, thing.of, at)} sent through "
-        f"{executor_name(made)} calls __main__.{loader.name}, which raises"
+        f"{executor_name(made)} calls __main__.{loader.name}, which raises an error"
     )
-    hint = f"Loading {thing.of.name} raises: fix its __reduce__, or send plain data."
+    hint = f"Loading {thing.of.name} fails: fix its __reduce__, or send plain data."
     return _finding("unpickle-task", message, hint, at, f"__main__.{loader.name}")
 
 

@@ -23,12 +23,13 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="workercheck cache",
-        description="Write the kept runs of pages into one file, or add those in a file to a "
-        "folder after a check of each. Folders themselves are merged by copying their files.",
-        epilog="exit status: 0 all runs were taken, 1 some were refused, 2 it could not be done",
+        description="Write the kept runs of pages into one file, or check the runs in a file and "
+        "add them to a folder. To merge two folders, copy the files of one into the other.",
+        epilog="exit status: 0 all runs were taken, 1 some runs were refused, 2 the file or the "
+        "folder cannot be read",
     )
-    parser.add_argument("action", choices=["export", "import"])
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("action", choices=["export", "import"], help="write or read the file")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file with the runs")
     output.add_store(parser)
     options = parser.parse_args(argv)
     try:
@@ -44,7 +45,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"workercheck: {exc.filename}: {exc.strerror}", file=sys.stderr)
         return 2
     except zipfile.BadZipFile:
-        print(f"workercheck: {options.file}: no file of workercheck cache export", file=sys.stderr)
+        print(
+            f"workercheck: {options.file}: not written by workercheck cache export", file=sys.stderr
+        )
         return 2
     print(f"workercheck: {count(taken.runs, 'run')} taken into {options.store}")
     for name, why in taken.refused.items():

@@ -296,7 +296,7 @@ def _advice(trial: Trial, hint: str | None, *, hangs: bool) -> str:
         )
     if trial.matters:
         return (
-            "This should work: report it, with this text. "
+            "This should work: report it as a bug, with this text. "
             "Meanwhile, pass executor=concurrent.futures.ThreadPoolExecutor()."
         )
     return hint or "Use the default executor of adaptive, or loky.get_reusable_executor()."
@@ -358,7 +358,7 @@ def _verdict(outcomes: Sequence[Outcome]) -> str:
     else:
         subject = "adaptive's default executor"
     if deciding.reached:
-        pools = " What fails above is Python's own process pool: leave executor= out."
+        pools = " Only Python's own process pool fails above: leave executor= out."
         others = any(not outcome.reached for outcome in outcomes)
         return f"**{subject} works here.**" + (pools if others else "")
     return f"**{subject} does not work here.**"
@@ -376,13 +376,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="workercheck doctor",
-        description="Print what belongs in a bug report, as Markdown: versions, the start method, "
-        "and whether a function typed into a notebook reaches a worker, tried for real.",
+        description="Test whether a function typed into a notebook reaches a worker, and print the "
+        "result with versions and start method as Markdown, for a bug report.",
         epilog="exit status: 0 adaptive's default executor works, 1 it does not work, "
-        "2 no kernel starts. To judge a folder called doctor: workercheck ./doctor",
+        "2 no kernel starts. To judge a folder named doctor, use workercheck ./doctor",
     )
     parser.add_argument(
-        "--timeout", type=float, default=TIMEOUT, help="seconds for each trial (%(default).0f)"
+        "--timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help="how long each test may take (%(default).0f)",
     )
     options = parser.parse_args(arguments)
     try:

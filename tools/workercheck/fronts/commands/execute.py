@@ -36,9 +36,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="workercheck execute",
         description="Execute the pages of a Sphinx project whose conf.py has the extension "
-        "workercheck, and render nothing. Runs that pass are kept in a folder, where a build with "
-        "workercheck_store = DIR finds them.",
-        epilog="exit status: 0 clean, 1 findings, 2 evidence is missing",
+        "workercheck, without rendering them. Runs that pass are kept in a folder, where a build "
+        "with workercheck_store = DIR finds them.",
+        epilog="exit status: 0 no findings, 1 findings, 2 evidence is missing",
     )
     parser.add_argument("sourcedir", type=Path, help="the folder with conf.py")
     output.add_store(parser)

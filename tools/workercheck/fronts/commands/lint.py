@@ -22,8 +22,7 @@ _SCRIPT, _PAGES = ".py", (".md", ".ipynb")
 _PASSED_OVER = {"node_modules", "site-packages", "__pycache__", "_build"}
 """Folders whose files nobody wrote here; with those whose names begin with a dot."""
 
-_EPILOG = """exit status: 0 clean, 1 findings, 2 a file cannot be read. Folders are searched for
-.md, .ipynb and .py files."""
+_EPILOG = "exit status: 0 no findings, 1 findings, 2 a file cannot be read"
 
 
 class _UnreadableError(Exception):
@@ -45,7 +44,13 @@ def main(argv: Sequence[str]) -> int:
         epilog=_EPILOG,
     )
     output.add_options(parser)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="a page, a script, or a folder, which is searched for .md, .ipynb and .py files",
+    )
     options = parser.parse_args(argv)
 
     reports: list[PageReport] = []

@@ -11,6 +11,18 @@ from workercheck import __version__
 from workercheck.fronts.commands import extra, output
 from workercheck.report import gate
 
+_EPILOG = """\
+exit status: 0 no findings, 1 findings, 2 evidence is missing
+
+other commands, each with its own --help:
+  workercheck run -- COMMAND …    run a command, watch it, and judge it
+  workercheck run PAGE…           execute notebooks and MyST pages, and judge them
+  workercheck lint PATH…          read pages and scripts without running them
+  workercheck execute SOURCEDIR   execute the pages of a Sphinx project
+  workercheck report MERGE…       merge the reports of several machines
+  workercheck cache               move kept runs to another machine as one file
+  workercheck doctor              test whether functions reach workers here"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``workercheck OUTDIR``, or ``run``, ``execute``, ``report`` ….
@@ -57,14 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cache.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="workercheck",
-        description="Judge a finished documentation build by the report that the Sphinx "
-        "extension workercheck left in it.",
-        epilog="exit status: 0 clean, 1 findings, 2 evidence is missing. "
-        "`workercheck run -- COMMAND …` watches a command and judges it, `workercheck run PAGE…` "
-        "executes notebooks and MyST pages, `workercheck lint PATH…` reads pages and scripts "
-        "without running them, `workercheck execute SOURCEDIR` executes the pages of a Sphinx "
-        "project, `workercheck report` merges reports, `workercheck cache` takes kept runs "
-        "to another machine, `workercheck doctor` looks at this environment; see their --help.",
+        description="Judge a finished documentation build by the report that the\n"
+        "Sphinx extension workercheck left in it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
     output.add_format(parser)

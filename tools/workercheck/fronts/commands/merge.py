@@ -22,9 +22,9 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="workercheck report",
-        description="Make one report of those that `workercheck execute --shard` has written, and "
-        "judge it as that of a build.",
-        epilog="exit status: 0 clean, 1 findings, 2 evidence is missing, or a shard",
+        description="Merge the reports that `workercheck execute --shard` has written into one, "
+        "and judge it like the report of a build.",
+        epilog="exit status: 0 no findings, 1 findings, 2 evidence or a shard is missing",
     )
     parser.add_argument("merge", nargs="+", metavar="MERGE", help="the report of a shard")
     output.add_options(parser)

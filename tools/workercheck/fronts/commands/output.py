@@ -19,13 +19,18 @@ FORMATS |= {"github": record.github, "sarif": sarif}
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Add ``--format``."""
     parser.add_argument(
-        "--format", choices=sorted(FORMATS), default="text", help="how findings are printed"
+        "--format",
+        choices=sorted(FORMATS),
+        default="text",
+        help="the format in which findings are printed (%(default)s)",
     )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--report`` and ``--format``."""
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write report.json there")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write the report into this file, as JSON"
+    )
     add_format(parser)
 
 
@@ -36,7 +41,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="the folder in which runs are kept, workercheck_store of the build",
+        help="the folder in which runs are kept, the setting workercheck_store of the build",
     )
 
 

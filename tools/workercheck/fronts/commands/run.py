@@ -12,9 +12,10 @@ from workercheck.fronts.commands import extra, output, run_command
 _USAGE = """workercheck run [--report FILE] [--format {github,json,junit,sarif,text}] -- COMMAND …
        workercheck run [--jobs N] [--timeout SECONDS] [--report FILE] [--format …] PAGE…"""
 
-_EPILOG = """exit status of a command: its own if it is not 0, otherwise 1 on findings, 2 if nothing
-was watched, otherwise 0. Exit status of pages: 0 clean, 1 findings, 2 evidence is missing. Runs of
-pages that passed are kept in .workercheck, in the folder in which this runs."""
+_EPILOG = """exit status for a command: that of the command if it is not 0; otherwise 1 if there are
+findings, 2 if no Python process was watched, and 0 if neither is so. Exit status for pages: 0 no
+findings, 1 findings, 2 evidence is missing. Runs of pages that passed are kept in the folder
+.workercheck in the current folder."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,21 +47,19 @@ def main(argv: Sequence[str]) -> int:
         help="how long a cell of a page may take; the default is that of the page's header "
         "(mystnb: {execution_timeout: 60}), or 30 without it",
     )
-    parser.add_argument("pages", nargs="*", metavar="PAGE")
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="a notebook or a MyST page")
     own, command = _split(argv)
     options = parser.parse_args(own)
     if command:
         if options.pages:
-            parser.error(f"unknown argument {options.pages[0]!r}; the command comes after --")
+            parser.error(f"unknown argument {options.pages[0]!r}; write -- before the command")
         if options.jobs or options.timeout:
-            parser.error("--jobs and --timeout are about pages, not about a command")
+            parser.error("--jobs and --timeout are for pages, not for a command")
         return run_command.main(command, options.format, options.report)
     if not options.pages:
-        parser.error(
-            "a command is missing, or pages: workercheck run -- COMMAND …, workercheck run PAGE…"
-        )
+        parser.error("name a command or pages: workercheck run -- COMMAND …, workercheck run PAGE…")
     if not any(Path(word).suffix in (".ipynb", ".md") or Path(word).exists() for word in own):
-        parser.error(f"{options.pages[0]!r} is no page; a command comes after --")
+        parser.error(f"{options.pages[0]!r} is no page; write -- before a command")
     if why := extra.missing("run pages"):
         print(why, file=sys.stderr)
         return 2
