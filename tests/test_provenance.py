@@ -88,7 +88,9 @@ def test_failure_is_told_with_line_and_way_out(site: Site) -> None:
     build = site.build()
     assert 1 == build.status
     assert ". 1 failure. Execution report" in foot(build, "broken")
-    assert ". No worker errors but 1 expected. Execution report" in foot(build, "expected")
+    assert ". No worker errors except 1 that was expected. Execution report" in foot(
+        build, "expected"
+    )
     assert ". No worker errors. Execution report" in foot(build, "good")
     text = words(report(build))
     assert "3 pages with code, 1 failed (1 failure expected)" in text

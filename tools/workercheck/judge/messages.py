@@ -139,13 +139,14 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     is_to_blame = wording.is_named_by(e.message, thing)
     message = (
         f"a worker could not pickle {what if is_to_blame else f'something in {what}'}, and never "
-        f"sent it back ({error})"
+        "sent it back"
         if is_result
-        else f"{what} could not be pickled, and was never sent ({error})"
+        else f"{what} could not be pickled, and was never sent"
         if is_to_blame
-        else f"something sent with {what} could not be pickled, and nothing was sent ({error})"
+        else f"something sent with {what} could not be pickled, and nothing was sent"
     )
-    message += f", for {executor}" if executor else ""
+    message += f" {'through' if is_result else 'to'} {executor}" if executor else ""
+    message += f" ({error})"
     started = history.started.get(e.pid)
     method = wording.start_method(started) if started else None
     role = history.role(e.pid)

@@ -123,7 +123,7 @@ def finding(
     what = _described(thing, own, at)
     short = own.name.rpartition(".")[2]
     if kind == "pickle-task":
-        message = f"{what} cannot be pickled, and is never sent, for {executor}"
+        message = f"{what} cannot be pickled, and is never sent to {executor}"
         hint = hints.unpicklable(short)
     else:
         message = f"a worker cannot unpickle {what} sent through {executor}"
@@ -139,7 +139,7 @@ def finding(
 
 def generator(made: Made, at: Place) -> Finding:
     """Word the finding about a generator."""
-    message = f"a generator cannot be pickled, and is never sent, for {executor_name(made)}"
+    message = f"a generator cannot be pickled, and is never sent to {executor_name(made)}"
     hint = "Send a list of what the generator yields, or make the generator inside the worker."
     return _finding("pickle-task", message, hint, at, None)
 

@@ -181,7 +181,9 @@ def outcome(page: PageReport) -> str:
     if failed:
         return report.count(failed, "failure") + (f", and {expected} expected" if expected else "")
     if expected:
-        return f"No worker errors but {expected} expected"
+        return (
+            f"No worker errors except {expected} that {'was' if expected == 1 else 'were'} expected"
+        )
     if page.why_not_executed:
         return f"Not executed, {page.why_not_executed}"
     return "No worker errors"
