@@ -1,4 +1,4 @@
-"""The gate passes nothing for lack of evidence: each way to fool it is tried."""
+"""Missing evidence never passes the gate: each way to fool it is tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judge a finished build by what is in its folder, and pass nothing for lack of evidence."""
+"""Judge a finished build by what is in its folder: missing evidence never passes."""
 
 from __future__ import annotations
 
