@@ -335,10 +335,10 @@ def test_command_in_which_nothing_was_watched_is_2(runs: dict[str, Watched]) -> 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "a command is missing"),
-        (["--"], 2, "a command is missing"),
+        ([], 2, "name a command or pages"),
+        (["--"], 2, "name a command or pages"),
         (["--report"], 2, "expected one argument"),
-        (["lost.py", "--", "true"], 2, "the command comes after --"),
+        (["lost.py", "--", "true"], 2, "write -- before the command"),
         (["--", "no-such-program"], 127, "cannot run no-such-program"),
         (["--", "."], 126, "cannot run ."),
     ],

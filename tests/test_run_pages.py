@@ -319,10 +319,10 @@ def test_nothing_else_is_said_and_nothing_runs(refused: Done) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["python", "script.py"], "'python' is no page; a command comes after --"),
+        (["python", "script.py"], "'python' is no page; write -- before a command"),
         (["page.md", "--jobs", "0"], "0 is not more than 0"),
         (["page.md", "--timeout", "soon"], "invalid number value: 'soon'"),
-        (["--jobs", "2", "--", "true"], "--jobs and --timeout are about pages"),
+        (["--jobs", "2", "--", "true"], "--jobs and --timeout are for pages"),
     ],
 )
 def test_bad_call_is_an_error(words: list[str], message: str, tmp_path: Path) -> None:

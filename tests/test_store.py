@@ -113,7 +113,7 @@ def test_exported_runs_are_taken_elsewhere_and_what_was_tampered_with_is_refused
 def test_what_is_no_archive_and_what_is_no_store_is_told(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no archive")
     for words, why in {
-        ("import", "text"): "text: no file of workercheck cache export",
+        ("import", "text"): "text: not written by workercheck cache export",
         ("import", "gone"): "gone: No such file or directory",
         ("export", "runs.zip"): "store: no such folder",
     }.items():
