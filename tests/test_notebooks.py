@@ -37,6 +37,7 @@ def place(text: str, *, line: int = 1, number: int | None = None, test: str | No
         id=1,
         file=f"/tmp/ipykernel_{KERNEL}/{cell_hash(text)}.py",
         line=line,
+        text="",
         cell=None,
         number=number,
         test=test,

@@ -59,6 +59,9 @@ class Place(Event):
     file: str
     """The file of the innermost frame of the reader's code, empty where none was on the stack."""
     line: int
+    text: str
+    """The line of code itself where it is a part of a page, and *line* that of its directive, or of
+    the text of ``python -c``; empty for code of a file."""
     cell: str | None
     """Message id of the cell on whose behalf the code ran, None outside a kernel."""
     number: int | None

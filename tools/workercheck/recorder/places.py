@@ -17,7 +17,7 @@ from _thread import get_ident as _get_ident
 from os import environ as _environ
 
 from workercheck.libraries import BATCHES, BOOTSTRAPS, FALLS_BACK, MODULES, RESULT_READERS, RUNS
-from workercheck.recorder import events, sources
+from workercheck.recorder import directives, events, sources
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def _kind(frame: FrameType) -> int:
         return READER
     if file.startswith("<"):
         # Made by `exec`, a wrapper for one: whoever made it does what it does.
-        return READER if module == "__main__" and not _is_bootstrapped else OWN
+        if module == "__main__" and not _is_bootstrapped:
+            return READER
+        return READER if directives.runs(frame) else OWN
     return READER
 
 
@@ -232,11 +234,13 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
     reader = reader_of(frame)
     here = on_behalf(frame)
     what, kept = sign_of(function, args)
+    directive = None
     key: Any
     if reader is not None:
         key = (_id(reader.f_code), reader.f_lasti, here, executor, what)
     else:
-        key = (here, executor, what)
+        directive = directives.position(frame)
+        key = (directive, here, executor, what)
     number = _places.get(key)
     if number is None:
         if _count >= _LIMIT:  # a page that makes a new function for each task
@@ -247,12 +251,16 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
         number = _places[key] = _count
         _cells[number] = here
         _kept.append((reader and reader.f_code, kept))
-        file, line = sources.position(reader) if reader is not None else ("", 0)
+        if reader is not None:
+            file, line, text = sources.position(reader)
+        else:
+            file, line, text = *(directive or ("", 0)), ""
         events.write(
             "place",
             id=number,
             file=events.text(file)[:500],
             line=line,
+            text=events.text(text)[:500],
             cell=here if _runs_kernel() else None,
             number=_number_of(reader),
             test=events.text(test())[:500] or None,

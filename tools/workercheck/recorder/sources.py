@@ -13,7 +13,7 @@ import os
 import re
 import sys
 
-from workercheck.recorder import events
+from workercheck.recorder import directives, events
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -35,18 +35,35 @@ except OSError:  # it was removed
     _cwd = ""
 
 
-def position(frame: FrameType) -> tuple[str, int]:
-    """Return the file and the 1-based line at which a frame stands."""
-    file, line = frame.f_code.co_filename, frame.f_lineno or 0
+def position(frame: FrameType) -> tuple[str, int, str]:
+    """Return the file and the 1-based line at which a frame stands.
+
+    Code that is a part of a page has its text as well: the line is that of its directive.
+    """
+    file, line, text = frame.f_code.co_filename, frame.f_lineno or 0, ""
     if file.startswith(DOCTEST):
         file, line = _in_docstring(frame) or (file, line)
     elif file.startswith("<"):
-        file, line = _in_cell(frame) or (file, line)
+        if (at := _in_cell(frame)) is not None:
+            file, line = at
+        elif (within := directives.line_within(frame)) is not None:
+            file, line, text = within
+        else:
+            text = _of_command(file, line)
     elif not events.is_file(file):
         file, line = _in_program(frame) or (file, line)
     if not _isabs(file) and events.is_file(path := _join(_cwd, file)):
         file = path
-    return file, line
+    return file, line, text
+
+
+def _of_command(file: str, line: int) -> str:
+    """Return a line of the text of ``python -c``, empty where it is none."""
+    words = sys.orig_argv
+    if file != "<string>" or "-c" not in words[:-1]:
+        return ""
+    lines = words[words.index("-c") + 1].splitlines()
+    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
 
 
 def _in_cell(frame: FrameType) -> tuple[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import functools
 import os
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from workercheck.run.notebooks import NotebookLine, Notebooks
 
 _NO_TAGS: frozenset[str] = frozenset()
 _EXPECTING = frozenset({EXPECT_WORKER_ERROR})
+_TEXTS = ("<string>", "<stdin>")
+"""The file names of programs that the interpreter got as a text."""
 
 
 def hand_outs(events: Sequence[ev.Event], cwd: Path, notebooks: Notebooks) -> HandOuts:
@@ -46,6 +49,10 @@ class _Locator:
         self.programs = {
             e.pid for e in events if isinstance(e, ev.ProcessStarted) and wording.is_program(e)
         }
+        self.places = {(e.pid, e.id): e for e in events if isinstance(e, ev.Place)}
+        self.started_at = {
+            e.child: (e.pid, e.place) for e in events if isinstance(e, ev.ChildStarted)
+        }
         self.marked = {e.test for e in events if isinstance(e, ev.MarkedTest)}
 
     def locate(self, place: ev.Place) -> HandOut | None:
@@ -54,6 +61,7 @@ class _Locator:
         # A worker may live on from an earlier test, whose name it inherited.
         test = place.test if place.pid in self.programs and place.test != self.around else None
         tags = _EXPECTING if test in self.marked else _NO_TAGS
+        place = self._in_page(place)
         line = self.notebooks.line_of(place)
         if line is not None:
             return self._in_notebook(line, test, tags)
@@ -67,6 +75,15 @@ class _Locator:
         if test is None and _is_failing_example(place.file):
             tags = _EXPECTING
         return HandOut(line=place.line, tags=tags, source=source, docname=test or source)
+
+    def _in_page(self, place: ev.Place) -> ev.Place:
+        """Return the place in a page of code that its directive runs, here or as ``python -c``."""
+        text = place.text
+        if place.file in _TEXTS:
+            starter = self.places.get(self.started_at.get(place.pid, (0, 0)))
+            place = starter if starter is not None and starter.file else place
+        line = _line_with(text, place.file, place.line) if text else place.line
+        return dc.replace(place, line=line)
 
     def _in_notebook(self, at: NotebookLine, test: str | None, tags: frozenset[str]) -> HandOut:
         source = self._shown(str(at.path))
@@ -100,3 +117,13 @@ def _is_failing_example(file: str) -> bool:
         return is_failing_example(Path(file).read_text("utf-8", "replace"))
     except OSError:  # no file, such as the text of python -c
         return False
+
+
+def _line_with(text: str, file: str, first: int) -> int:
+    """Return the line that has a text: the first one from *first* on, else above, else *first*."""
+    try:
+        lines = Path(file).read_text("utf-8", "replace").splitlines()
+    except OSError:  # no file, such as the docstring of a module that is compiled
+        return first
+    numbers = [number for number, line in enumerate(lines, 1) if text in line]
+    return next((number for number in numbers if number >= first), (numbers or [first])[0])
