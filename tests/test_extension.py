@@ -106,6 +106,33 @@ def test_changed_local_module_is_executed_again(site: Site) -> None:
     assert ">2\n" in (build.outdir / "page.html").read_text()
 
 
+READS = """
+def fill_in(app, docname, source):
+    assert app.env.docname == docname
+    source[0] = source[0].replace("@factor@", "7")
+
+def setup(app):
+    app.connect("source-read", fill_in)
+"""
+
+
+def test_what_conf_py_makes_of_a_page_is_what_runs(site: Site) -> None:
+    site.conf('extensions = ["myst_nb", "workercheck"]\n' + READS)
+    site.write("page", "print(6 * @factor@)")
+    site.write("broken", "factor = @factor@", BROKEN)
+    build = site.build()
+    assert ([], [("unpickle-task", 13)]) == (build.findings("page"), build.findings("broken"))
+    assert ">42\n" in (build.outdir / "page.html").read_text()
+
+
+def test_handler_that_raises_ends_the_build_as_it_does_without_the_check(site: Site) -> None:
+    site.conf('extensions = ["myst_nb", "workercheck"]\n' + READS.replace("app.env", "app.no"))
+    site.write("page", PASSES)
+    build = site.build()
+    assert 2 == build.status
+    assert "Handler <function fill_in" in build.log
+
+
 def test_page_shows_the_readers_own_traceback(site: Site) -> None:
     cell = BROKEN.replace("future = executor.submit(area, 2)", "executor.submit(area, 2).result()")
     site.write("expected", cell, tags="expect-worker-error")

@@ -13,7 +13,7 @@ from sphinx.util import logging
 from workercheck.fronts.sphinx import files
 from workercheck.fronts.sphinx.domain import PageRecord
 from workercheck.fronts.sphinx.handover import Handover, Rendition
-from workercheck.fronts.sphinx.internals import myst_nb_of
+from workercheck.fronts.sphinx.internals import myst_nb_of, text_as_read
 from workercheck.fronts.sphinx.read_page import read
 from workercheck.judge import rules
 from workercheck.judge.finding import Finding
@@ -146,6 +146,7 @@ class Execution:
             # Sphinx itself would end the build over it.
             app.env.found_docs.discard(docname)
             return None
+        text = text_as_read(app, docname, text)
         try:
             page = read(docname, path, text, self._md_config, self._nb_config)
             if page is not None and page.why_not_executed is None:

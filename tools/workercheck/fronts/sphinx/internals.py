@@ -33,6 +33,7 @@ __all__ = [
     "executed_by",
     "myst_nb_of",
     "names_in_conf",
+    "text_as_read",
 ]
 
 Client = Callable[..., NotebookClientBase]
@@ -91,3 +92,21 @@ def built_within(app: Sphinx, context: Callable[[], AbstractContextManager[None]
 def names_in_conf(config: Config) -> Collection[str]:
     """Return every name that ``conf.py`` binds, settings or not."""
     return config._raw_config.keys()
+
+
+def text_as_read(app: Sphinx, docname: str, text: str) -> str:
+    """Return the text of a page as the handlers of ``source-read`` change it, before it is read.
+
+    A handler that raises will raise again when Sphinx reads the page, and ends the build then.
+    """
+    if not app.events.listeners.get("source-read"):
+        return text
+    source = [text]
+    app.env.prepare_settings(docname)
+    try:
+        app.emit("source-read", docname, source)
+    except Exception:
+        return text
+    finally:
+        app.env.temp_data.clear()
+    return source[0]
