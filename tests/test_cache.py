@@ -210,7 +210,9 @@ def test_damaged_cache_is_told_in_one_line_and_the_build_is_right(site: Site) ->
         build = site.build("-E")
         assert 0 == build.status, build.log
         assert "Traceback" not in build.log
-        dropped = re.findall("workercheck: dropped what was kept of (.*): it is damaged", build.log)
+        dropped = re.findall(
+            "workercheck: dropped the kept runs of (.*), which are damaged", build.log
+        )
         # What cannot be removed is told again.
         expected = sorted(["folder"] if times else DAMAGE)
         assert [expected] == [sorted(line.split(", ")) for line in dropped]
@@ -228,7 +230,7 @@ def test_with_a_key_only_what_is_signed_with_it_counts(site: Site) -> None:
         assert 0 == done.status, done.log
         return done
 
-    unsigned = "what was kept of one, two does not count: it is not signed with the key"
+    unsigned = "the kept runs of one, two do not count, because they are not signed with the key"
     assert unsigned not in build("").log
     first = build("a key")
     assert {"one": False, "two": False} == cached(first)

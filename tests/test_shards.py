@@ -212,9 +212,9 @@ def shard(number: int, of: int, docnames: list[str], pages: list[str], key: str 
 
 WRONG = {
     "b: ran in another environment than a.": shard(2, 2, ["p", "q"], ["q"], "another"),
-    "b: is of shard 1/2, as is a.": shard(1, 2, ["p", "q"], ["q"]),
-    "b: is of shard 2/3, a of shard 1/2.": shard(2, 3, ["p", "q"], ["q"]),
-    "b: the project had other pages than for a.": shard(2, 2, ["p"], []),
+    "b: is of shard 1/2, and so is a.": shard(1, 2, ["p", "q"], ["q"]),
+    "b: is of shard 2/3, but a is of shard 1/2.": shard(2, 3, ["p", "q"], ["q"]),
+    "b: the project had other pages than in a.": shard(2, 2, ["p"], []),
     "q: is in no shard. Begin all": shard(2, 2, ["p", "q"], []),
     "p: is in 2 shards. Begin all": shard(2, 2, ["p", "q"], ["p", "q"]),
     "b: is no report of a shard": Report({"key": "k"}, [], {}).to_json(),

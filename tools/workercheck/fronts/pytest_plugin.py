@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("workercheck").addoption(
         "--workercheck",
         action="store_true",
-        help="fail each test that handed work to another process which was lost there",
+        help="fail each test whose work was lost in another process",
     )
 
 
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, and watch the tests if that is asked for."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}: with --workercheck, a worker must fail in this test, which is not red for it.",
+        f"{MARKER}: with --workercheck, a worker must fail in this test, and is no finding.",
     )
     if config.option.workercheck:
         from workercheck.fronts import pytest_tests

@@ -81,11 +81,11 @@ class Execution:
                 to_run.append(page)
         if self._cache.damaged:
             damaged = ", ".join(self._cache.damaged)
-            self._screen.say(f"dropped what was kept of {damaged}: it is damaged")
+            self._screen.say(f"dropped the kept runs of {damaged}, which are damaged")
         if self._cache.unsigned:
             self._screen.say(
-                f"what was kept of {', '.join(self._cache.unsigned)} does not count: it is not "
-                "signed with the key in WORKERCHECK_CACHE_KEY"
+                f"the kept runs of {', '.join(self._cache.unsigned)} do not count, because they "
+                "are not signed with the key in WORKERCHECK_CACHE_KEY"
             )
         if to_run:
             self._run(to_run, reports, took)
@@ -146,8 +146,8 @@ def judge(reported: PageReport, run: Run) -> None:
         where = f"{frame.filename}:{frame.lineno}"
         reported.findings.append(
             remains.not_watched(
-                f"its evidence could not be judged ({type(exc).__name__}: {exc}, at {where})",
-                "Report it to workercheck, with the page.",
+                f"the evidence could not be judged ({type(exc).__name__}: {exc}, at {where})",
+                "Report this as a bug of workercheck, with the page.",
             )
         )
 

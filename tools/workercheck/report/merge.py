@@ -55,12 +55,12 @@ def _gaps(shards: Mapping[str, Shard]) -> list[str]:
         shard = shards[name]
         if shard.of != of:
             doubts.append(
-                f"{name}: is of shard {shard.name}, {first} of shard {shards[first].name}."
+                f"{name}: is of shard {shard.name}, but {first} is of shard {shards[first].name}."
             )
         elif shard.docnames != shards[first].docnames:
-            doubts.append(f"{name}: the project had other pages than for {first}.")
+            doubts.append(f"{name}: the project had other pages than in {first}.")
         elif shard.number in seen:
-            doubts.append(f"{name}: is of shard {shard.name}, as is {seen[shard.number]}.")
+            doubts.append(f"{name}: is of shard {shard.name}, and so is {seen[shard.number]}.")
         seen[shard.number] = name
     missing = sorted(set(range(1, of + 1)) - seen.keys())
     return doubts + [f"the report of shard {number}/{of} is missing." for number in missing]
@@ -69,7 +69,7 @@ def _gaps(shards: Mapping[str, Shard]) -> list[str]:
 def _pages_amiss(whole: Report, shard: Shard) -> list[str]:
     found = [page.docname for page in whole.pages]
     times = {name: found.count(name) for name in sorted({*shard.docnames, *found})}
-    way_out = "Begin all shards with the same store: it tells how long pages took."
+    way_out = "Begin all shards with the same store, which knows how long pages took."
     doubts = [
         f"{name}: is in {f'{number} shards' if number else 'no shard'}. {way_out}"
         for name, number in times.items()

@@ -146,7 +146,9 @@ class NotebookRun:
         except _StopPageError:
             self.is_cut_short = True
             self.evidence.append(ev.Stopped, cell=self.current)
-            self._add_error("WorkerError", "a worker of this page failed; the cell went on waiting")
+            self._add_error(
+                "WorkerError", "a worker of this page failed, and this cell waited for it"
+            )
         except CellTimeoutError:
             self.is_cut_short = True
             assert self.page.timeout is not None

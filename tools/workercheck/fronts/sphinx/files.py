@@ -75,5 +75,5 @@ def unwritable(exc: OSError) -> SphinxError:
     """Word the error of a file that cannot be written."""
     where = f"{exc.filename}: " if exc.filename else ""
     return SphinxError(
-        f"workercheck: {where}{exc.strerror or exc}. Make room there, or let it be written."
+        f"workercheck: {where}{exc.strerror or exc}. Make room there, or allow writing there."
     )

@@ -86,9 +86,10 @@ class _Chooser:
             self._known.add(
                 self._docname,
                 remains.not_watched(
-                    "myst-nb executed the page itself, so that what it shows is of another run",
-                    "Build again if the file was edited meanwhile; otherwise an extension changes "
-                    "the page's code between its file and myst-nb: do that another way.",
+                    "myst-nb executed the page itself, so its outputs are those of an unwatched "
+                    "run",
+                    "Build again if the file was edited during the build; otherwise an extension "
+                    "changes the code of the page after it was read: turn that extension off.",
                 ),
             )
             return self._stock(notebook, source, nb_config, logger, read_fmt)
@@ -166,7 +167,7 @@ def _why_no_value(ran: Sequence[Any]) -> str:
     if not ran:
         return "it is not in the text of the page itself"
     if any(cell.outputs != ran[0].outputs for cell in ran):
-        return "it has several: a cell between them is not shown, so which is meant is not known"
+        return "it has several values, and a cell between them is not shown, so none can be chosen"
     for output in ran[0].outputs:
         if output.output_type == "error":
             return f"{output.ename}: {output.evalue}"

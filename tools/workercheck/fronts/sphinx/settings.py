@@ -87,11 +87,11 @@ def check(config: Config, installed: Collection[str]) -> None:
         if package.lower().replace("_", "-") not in installed:
             raise ConfigError(
                 f"workercheck_packages in conf.py has {package!r}, which is not installed where "
-                "sphinx-build runs. Install it, or take it out."
+                "sphinx-build runs. Install it, or remove it from the list."
             )
     for name in internals.names_in_conf(config):
         if name not in SETTINGS and (meant := _meant(name)):
-            LOGGER.warning("conf.py sets %s, which is no setting; is %s meant?", name, meant)
+            LOGGER.warning("conf.py sets %s, which is no setting; do you mean %s?", name, meant)
 
 
 def _meant(name: str) -> str | None:
