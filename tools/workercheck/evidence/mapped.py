@@ -34,6 +34,8 @@ class Sent:
     """A place of the sender, 0 where it is not known."""
     reply_to: int
     """For a result: the fingerprint of the message with the task, else 0."""
+    within: int = 0
+    """For what a worker handed out: the fingerprint of what it worked on, else 0."""
 
     @property
     def is_known(self) -> bool:
@@ -152,8 +154,9 @@ def _latest(pid: int, ring: bytes, wanted: set[int], before: float) -> dict[int,
     ring += bytes(-len(ring) % _RECORD.size)
     for fingerprint, place, reply_to, moment in _RECORD.iter_unpack(ring):
         if fingerprint in wanted and found.get(fingerprint, (1,))[0] <= moment <= before:
+            number = place & (_mapped.REPLY - 1)
             is_reply = bool(place & _mapped.REPLY)
-            sent = Sent(pid, place & (_mapped.REPLY - 1), reply_to if is_reply else 0)
+            sent = Sent(pid, number, reply_to, 0) if is_reply else Sent(pid, number, 0, reply_to)
             found[fingerprint] = moment, sent
     return {fingerprint: sent for fingerprint, (_, sent) in found.items()}
 

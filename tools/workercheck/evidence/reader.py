@@ -17,6 +17,7 @@ from workercheck.evidence.records import (
     LoadFailed,
     MessageSent,
     PickleFailed,
+    PlaceWithin,
     ProcessStarted,
     Unseen,
     dumps,
@@ -260,14 +261,15 @@ class Evidence:
                     sender=sent.sender,
                     place=sent.place,
                     reply_to=sent.reply_to,
+                    within=sent.within,
                 )
-                number = sent.reply_to
+                number = sent.reply_to or sent.within
         return any_found
 
 
 def _fingerprint(event: Event) -> int:
     """Return the fingerprint of the message whose sender explains an event, 0 for other events."""
-    if isinstance(event, LoadFailed | EndedAtWork):
+    if isinstance(event, LoadFailed | EndedAtWork | PlaceWithin):
         return event.fingerprint
     if isinstance(event, Unseen):
         return event.request

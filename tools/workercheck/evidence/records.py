@@ -77,6 +77,18 @@ class Place(Event):
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceWithin(Event):
+    """What a worker handed out at a place on behalf of a message failed."""
+
+    event: ClassVar[str] = "place-within"
+    id: int
+    """Other events of the same process name both by this number, as they name a place."""
+    place: int
+    fingerprint: int
+    """Of the message that the worker worked on."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadFailed(Event):
     """A message could not be unpickled."""
 
@@ -407,6 +419,8 @@ class MessageSent(Event):
     """A place of the sender, 0 where it is not known."""
     reply_to: int
     """For a result: the fingerprint of the message with the task, else 0."""
+    within: int
+    """For what a worker handed out: the fingerprint of what it worked on, else 0."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

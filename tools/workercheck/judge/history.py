@@ -24,6 +24,9 @@ _MODULE = re.compile(r"[^/\\]+\.py$")
 _BIRTH_ERROR = 0.02
 """Seconds by which the system's word on when a process began may be wrong."""
 
+_DEPTH = 20
+"""How many processes may be above one another, each working for the one above it."""
+
 _ENDING = (1, 2, 3, 6, 9, 10, 12, 14, 15)
 """The signals that end a process that does nothing about them: HUP, INT, QUIT, ABRT, KILL, …"""
 
@@ -94,6 +97,7 @@ class History:
         self._cell_of_message = {e.message_id: e.cell for e in self.ended}
         self._cell_of_number = {e.number: e.cell for e in self.ended if e.number is not None}
         self._places = {(e.pid, e.id): e for e in self.of(ev.Place)}
+        self._within = {(e.pid, e.id): e for e in self.of(ev.PlaceWithin)}
         self._parent = {e.child: e for e in self.of(ev.ChildStarted)}
         self._sent: dict[tuple[int, int], list[ev.MessageSent]] = {}
         for sent in self.of(ev.MessageSent):
@@ -103,7 +107,7 @@ class History:
         its process."""
         counts: dict[tuple[int, int], int] = {}
         for event in events:
-            if isinstance(event, ev.LoadFailed | ev.EndedAtWork):
+            if isinstance(event, ev.LoadFailed | ev.EndedAtWork | ev.PlaceWithin):
                 same = event.fingerprint, _receiver(event)
                 self._turns[id(event)] = counts.get(same, 0)
                 counts[same] = self._turns[id(event)] + 1
@@ -193,12 +197,20 @@ class History:
 
     # --- who handed it out ---
 
-    def work_at(self, pid: int, number: int) -> Work | None:
+    def work_at(self, pid: int, number: int, depth: int = _DEPTH) -> Work | None:
         """Return the work of a place, None where it is not known."""
-        place = self._places.get((pid, number))
-        return Work(self._cell_of_place(place), place) if place is not None else None
+        within = self._within.get((pid, number))
+        place = self._places.get((pid, number if within is None else within.place))
+        if place is None:
+            return None
+        work = Work(self._cell_of_place(place, depth), place)
+        if within is None or not depth:
+            return work
+        return self._on_behalf(work, self.work_of_message(within.fingerprint, within, depth - 1))
 
-    def work_of_message(self, fingerprint: int, event: ev.Event) -> Work | None:
+    def work_of_message(
+        self, fingerprint: int, event: ev.Event, depth: int = _DEPTH
+    ) -> Work | None:
         """Return the work that a message carried, or answered, None where it is not known.
 
         Parameters
@@ -207,11 +219,21 @@ class History:
             Of the message.
         event
             What became of it: two cells may have sent the same bytes, one after the other.
+        depth
+            How often a worker may have handed on what it was handed.
         """
         sent = self._sent_of(fingerprint, event)
         if sent is not None and sent.reply_to:
             sent = self._sent_of(sent.reply_to, event)
-        return self.work_at(sent.sender, sent.place) if sent is not None else None
+        work = self.work_at(sent.sender, sent.place, depth) if sent is not None else None
+        if sent is None or work is None or not (sent.within and depth):
+            return work
+        return self._on_behalf(work, self.work_of_message(sent.within, event, depth - 1))
+
+    @staticmethod
+    def _on_behalf(work: Work, outer: Work | None) -> Work:
+        """Return the work that a worker handed out for the cell that handed the worker its own."""
+        return work if outer is None or outer.cell is None else dc.replace(work, cell=outer.cell)
 
     def is_from_above(self, fingerprint: int, event: ev.Event) -> bool:
         """Tell whether a message came from a process above the one of an event: it is no answer."""
@@ -272,7 +294,7 @@ class History:
             return Work(self._cell_of_place(places[-1]), places[-1], is_guess=len(cells) > 1)
         return Work(self.cell_at(event), None, is_guess=True)
 
-    def _cell_of_place(self, place: ev.Place, depth: int = 20) -> int | None:
+    def _cell_of_place(self, place: ev.Place, depth: int = _DEPTH) -> int | None:
         step = self.steps.step_of(place)
         if step is not None:
             return step
@@ -284,13 +306,13 @@ class History:
             return self.cell_at(place)
         return self.cell_of_process(place.pid, depth)
 
-    def cell_of_process(self, pid: int, depth: int = 20) -> int | None:
+    def cell_of_process(self, pid: int, depth: int = _DEPTH) -> int | None:
         """Return the cell on whose behalf a process runs."""
         parent = self._parent.get(pid)
         if parent is not None and depth:
-            place = self._places.get((parent.pid, parent.place))
-            if place is not None:
-                return self._cell_of_place(place, depth - 1)
+            work = self.work_at(parent.pid, parent.place, depth - 1)
+            if work is not None:
+                return work.cell
             if self.kernel is not None and parent.pid == self.kernel.pid:
                 return self.cell_at(parent)
             return self.cell_of_process(parent.pid, depth - 1)

@@ -10,7 +10,7 @@ import contextlib
 import weakref
 
 from workercheck.libraries import HOUSEKEEPING, MODULES
-from workercheck.recorder import events, handles, places
+from workercheck.recorder import events, handles, messages, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 _id = events.identity
 
-_tasks: dict[int, tuple[weakref.ref[Any], int]] = {}
-"""By id: tasks and futures of event loops that the page made, with their places."""
+_tasks: dict[int, tuple[weakref.ref[Any], int, int]] = {}
+"""By id: tasks and futures of event loops that the page made, with their places, and the messages
+on whose behalf workers made them."""
 
 
 def task_made(frame: FrameType, task: Any) -> None:
@@ -48,7 +49,7 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
         if not places.is_held_by_reader(_caller(frame)) or future is None:
             return
         work = frame.f_locals.get(argument)
-        _, place = _tasks.get(_id(work), (None, 0))
+        place = _tasks[_id(work)][1] if _id(work) in _tasks else 0
         # Which of several it was that failed is not known.
         function = None if type(work) is tuple else work
         _remember(future, frame, function, place or handles.place_of(work))
@@ -72,22 +73,22 @@ def never_retrieved(frame: FrameType, _: Any) -> None:
     if getattr(frame.f_locals["self"], "_exception_handler", None) is not None:
         return  # whoever set it is told
     if known is not None and "never retrieved" in context.get("message", ""):
-        _tell(known[1], context["exception"])
+        _tell(places.within(*known[1:]), context["exception"])
 
 
 def tell() -> None:
     """Write an event for each task that failed and that nobody awaited."""
-    for reference, place in list(_tasks.values()):
+    for reference, place, message in list(_tasks.values()):
         task = reference()
         # What asyncio itself goes by when it says "exception was never retrieved".
         if task is not None and task.done() and getattr(task, "_log_traceback", False):
-            _tell(place, task._exception)
+            _tell(places.within(place, message), task._exception)
     _tasks.clear()
 
 
 def loops() -> list[AbstractEventLoop]:
     """Return the running event loops in which tasks of the page are under way."""
-    tasks = [reference() for reference, _ in list(_tasks.values())]
+    tasks = [reference() for reference, *_ in list(_tasks.values())]
     found = {_id(t.get_loop()): t.get_loop() for t in tasks if t is not None and not t.done()}
     return [loop for loop in found.values() if loop.is_running()]
 
@@ -115,7 +116,7 @@ def _remember(task: Any, frame: FrameType, function: Any, place: int = 0) -> Non
 
     # A task speaks of its error before its weak references are told that it has gone.
     with contextlib.suppress(TypeError):  # a task of a class of the page's own
-        _tasks[key] = (weakref.ref(task, gone), place)
+        _tasks[key] = (weakref.ref(task, gone), place, messages.loaded())
 
 
 def _tell(place: int, error: BaseException) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from workercheck.recorder import events, frameless, places
+from workercheck.recorder import events, frameless, messages, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def program_started(frame: FrameType, _: Any) -> None:
     events.write(
         "child-started",
         child=popen.pid,
-        place=places.place(frame.f_back, "subprocess"),
+        place=places.within(places.place(frame.f_back, "subprocess"), messages.loaded()),
         target=None,
         argv=[events.text(os.fsdecode(word))[:200] for word in words[:8]],
         owned=places.is_reader_behind(frame.f_back),

@@ -46,9 +46,11 @@ _EXITING = 0x4
 class _Pool:
     """The workers that read one queue, or a process that reads none."""
 
-    def __init__(self, place: int) -> None:
+    def __init__(self, place: int = 0, message: int = 0) -> None:
         self.place = place
         """Where the first of them was started."""
+        self.message = message
+        """What this process worked on then, 0 in one that is no worker."""
         self.has_lost_workers = False
 
 
@@ -81,7 +83,8 @@ def process_starts(frame: FrameType, _: Any) -> None:
     pool = _pool_of(queue)
     if pool is None:
         executor = places.executor_behind(frame)
-        pool = _Pool(places.place(frame.f_back, executor, target or type(process), arguments))
+        place = places.place(frame.f_back, executor, target or type(process), arguments)
+        pool = _Pool(place, messages.loaded())
         if queue is not None:
             with contextlib.suppress(TypeError):
                 _pools[queue] = pool
@@ -111,7 +114,7 @@ def _pool_of(queue: Any) -> _Pool | None:
 def process_started(frame: FrameType, _: Any) -> None:
     """Write who started a process."""
     process: Any = frame.f_locals["self"]
-    name, owned, pool = _starting.pop(_id(process), (None, False, _Pool(0)))
+    name, owned, pool = _starting.pop(_id(process), (None, False, _Pool()))
     pid = process.pid
     _reaped.discard(pid)
     for sent in [entry for entry in _signals if entry[0] == pid]:
@@ -123,7 +126,7 @@ def process_started(frame: FrameType, _: Any) -> None:
     events.write(
         "child-started",
         child=pid,
-        place=pool.place,
+        place=places.within(pool.place, pool.message),
         target=name,
         argv=[],
         owned=owned,
@@ -260,7 +263,7 @@ def child_polled(frame: FrameType, exitcode: int | None) -> None:
     popen: Any = frame.f_locals["self"]
     if exitcode and popen.pid not in _reaped:
         _reaped.add(popen.pid)
-        target, handle, pool = _children.get(popen.pid, (None, None, _Pool(0)))
+        target, handle, pool = _children.get(popen.pid, (None, None, _Pool()))
         pool.has_lost_workers = True
         handles.exited(handle, exitcode, popen.pid)
         events.write("exited", child=popen.pid, exitcode=exitcode, target=target)

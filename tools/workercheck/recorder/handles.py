@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from weakref import ref as _reference
 
-from workercheck.recorder import events
+from workercheck.recorder import events, messages, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Handle:
         Whether the reader's own code holds the handle, or held it.
     call
         What the handles of one call share: with one error of them raised, the others are seen.
+    message
+        On whose behalf a worker handed it out: the fingerprint of what it worked on, 0 elsewhere.
     """
 
     asked = 0
@@ -54,13 +56,25 @@ class Handle:
     """The message with which another process asked for the work, and got a proxy of the handle."""
 
     def __init__(
-        self, thing: Callable[[], Any], what: str, place: int, owned: bool, call: Call | None
+        self,
+        thing: Callable[[], Any],
+        what: str,
+        place: int,
+        owned: bool,
+        call: Call | None,
+        message: int,
     ) -> None:
         self.thing = thing
         self.what = what
         self.place = place
         self.owned = owned
         self.call = call
+        self.message = message
+
+    @property
+    def place_within(self) -> int:
+        """The number of the place, and of the message on whose behalf the work was handed out."""
+        return places.within(self.place, self.message)
 
 
 class Call:
@@ -72,7 +86,7 @@ class Call:
         self.seen = False
 
 
-_noted: dict[int, tuple[Callable[[], Any], str, int, bool, Call | None]] = {}
+_noted: dict[int, tuple[Callable[[], Any], str, int, bool, Call | None, int]] = {}
 """What a `Handle` is made of once it is asked for, as few ever are.
 
 By the id of the handle, or of what stands for it; entries of what has gone are swept.
@@ -81,7 +95,8 @@ _handles: dict[int, Handle] = {}
 """Those that were asked for."""
 _SWEEP = 20_000
 _next_sweep = _SWEEP
-_failed: list[Handle] = []
+untold: list[Handle] = []
+"""Of work that failed, and about which nothing has been written."""
 _seen_errors: set[tuple[int, str]] = set()
 """Place and exception of failures that somebody looked at: their siblings are seen with them."""
 
@@ -114,7 +129,8 @@ def register(
     key
         An object that stands for the handle where it is told of a failure.
     """
-    _noted[_id(thing if key is None else key)] = (_reference(thing), what, place, owned, call)
+    noted = _reference(thing), what, place, owned, call, messages.loaded()
+    _noted[_id(thing if key is None else key)] = noted
     if len(_noted) > _next_sweep:
         _sweep()
 
@@ -191,9 +207,9 @@ def fail(handle: Handle, exception: str, message: str) -> None:
     if handle.asked > handle.index:
         _see(handle)
     elif handle.request:  # this process may be ended with the one that holds the proxy
-        write(handle.what, handle.place, exception, message, 1, request=handle.request)
+        write(handle.what, handle.place_within, exception, message, 1, request=handle.request)
     else:
-        _failed.append(handle)
+        untold.append(handle)
 
 
 def asked(handle: Handle | None) -> None:
@@ -215,8 +231,8 @@ def lost(error: BaseException | None) -> None:
             _seen_errors.discard((handle.place, failure[0]))
             if handle.call is not None:
                 handle.call.seen = False
-            if handle not in _failed:
-                _failed.append(handle)
+            if handle not in untold:
+                untold.append(handle)
 
 
 def shown(handle: Handle | None) -> None:
@@ -228,16 +244,16 @@ def shown(handle: Handle | None) -> None:
 
 def tell_gone() -> None:
     """Tell, as `tell`, but only of work whose handle is gone, so that nobody can ask any more."""
-    _tell([handle for handle in _failed if handle.thing() is None])
+    _tell([handle for handle in untold if handle.thing() is None])
 
 
 def tell() -> None:
     """Write an event for each place and each error that nobody looked at."""
-    _tell(_failed.copy())
+    _tell(untold.copy())
 
 
 def _tell(failed: list[Handle]) -> None:
-    unseen: dict[tuple[int, str], list[Handle]] = {}
+    unseen: dict[tuple[int, int, str], list[Handle]] = {}
     held = _held_by_page() if any(not handle.owned for handle in failed) else frozenset()
     for handle in failed:
         failure = handle.failure
@@ -251,13 +267,13 @@ def _tell(failed: list[Handle]) -> None:
             or (handle.what == "collection" and failure in _seen_failures)
         ):
             continue
-        unseen.setdefault((handle.place, failure[0]), []).append(handle)
-    for (place, _), handles in unseen.items():
+        unseen.setdefault((handle.place, handle.message, failure[0]), []).append(handle)
+    for handles in unseen.values():
         first = handles[0]
         assert first.failure is not None
-        write(first.what, place, *first.failure, len(handles), first.child)
+        write(first.what, first.place_within, *first.failure, len(handles), first.child)
     for handle in failed:
-        _failed.remove(handle)
+        untold.remove(handle)
 
 
 def _held_by_page() -> frozenset[int]:
@@ -301,7 +317,7 @@ def forget() -> None:
     """Begin anew in a forked child."""
     _noted.clear()
     _handles.clear()
-    _failed.clear()
+    untold.clear()
     _seen_errors.clear()
     _seen_failures.clear()
 

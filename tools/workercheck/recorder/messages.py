@@ -43,6 +43,7 @@ _last_failed = 0
 """The id of the latest error of a message that could not be made, while it is handled."""
 _is_ready = False
 _is_worker = False
+_handles: "Any" = None
 _places: "Any" = None
 _mapped: "Any" = None
 _resolvers: "dict[int, Any]" = {}
@@ -264,11 +265,12 @@ def _classify(frame: "FrameType") -> bool:
 
 def _get_ready() -> None:
     """Import the rest, which a process that carries no message never needs."""
-    global _is_ready, _is_worker, _places, _mapped, _resolvers, _pack_doing, _pack_record
+    global _is_ready, _is_worker, _handles, _places, _mapped, _resolvers
+    global _pack_doing, _pack_record
     if not _is_ready:
-        from workercheck.recorder import mapped, places
+        from workercheck.recorder import handles, mapped, places
 
-        _places, _mapped, _resolvers = places, mapped, places.resolvers
+        _handles, _places, _mapped, _resolvers = handles, places, mapped, places.resolvers
         _pack_doing, _pack_record = mapped.pack_doing, mapped.pack_record
         _is_worker = places.is_worker()
         _is_ready = True
@@ -423,7 +425,8 @@ def _note_sent(
 ) -> None:
     # An audit hook is called for each code that is read from a frame.
     resolve = _resolvers.get(_id(code))
-    reply_to = 0
+    # With a place, it is the message on whose behalf this one is sent.
+    reply_to = _loaded
     if resolve is not None:
         place = resolve(caller, thing)
     else:
@@ -431,8 +434,10 @@ def _note_sent(
         # What is sent while a message is loaded is a question about it.
         if is_answer and _doing is not None and _doing[0] != _LOADING:
             if _doing[0] == _WORKING:
-                reply_to, place = _loaded, _REPLY
+                place = _REPLY
             _doing[0] = _IDLE
+            if _handles.untold:  # a worker may be ended without a chance to tell
+                events.guarded(_handles.tell_gone, "the end of a task")()
     size = len(message)
     _pack_record(
         _ring or _map_ring(),
@@ -456,6 +461,7 @@ def not_sent(exc: BaseException, frame: "FrameType", thing: "Any", place: int) -
         from workercheck.recorder import failure
 
         fields = failure.describe_unsent(exc, frame, thing)
+        place = _places.within(place, _loaded)
         events.write("pickle-failed", place=place, reply_to=0, is_result=False, **fields)
 
 
@@ -473,7 +479,7 @@ def _dump_failed(
         at_work = is_answer and _doing is not None and _doing[0] == _WORKING
         events.write(
             "pickle-failed",
-            place=place,
+            place=_places.within(place, _loaded),
             reply_to=_loaded if at_work else 0,
             is_result=is_answer,
             **failure.describe_unsent(exc, caller, thing),

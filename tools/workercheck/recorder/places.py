@@ -62,6 +62,8 @@ _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 
 _kinds: dict[int, tuple[CodeType, int]] = {}
 _places: dict[tuple[Any, ...], int] = {}
+_within: dict[tuple[int, int], int] = {}
+"""By a place and a message on whose behalf work was handed out there: the number of both."""
 _kept: list[Any] = []
 """What has its id in the keys of places, so that nothing else gets the same id."""
 _sent_from: dict[tuple[Any, ...], int] = {}
@@ -269,6 +271,32 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
             names=names_of(function, args)[:_NAMES] if function is not None else [],
         )
     return number
+
+
+def within(number: int, message: int) -> int:
+    """Return the number of a place in a worker, and of the message on whose behalf it handed out.
+
+    A worker works for one cell after the other, in the same lines of code. Which of them it was
+    matters only where something fails, so that only then a number is made of both.
+
+    Parameters
+    ----------
+    number
+        Of the place.
+    message
+        The fingerprint of what this process worked on, 0 in one that is no worker.
+    """
+    global _count
+    if not (number and message):
+        return number
+    known = _within.get((number, message))
+    if known is None:
+        if _count >= _LIMIT:
+            return number
+        _count += 1
+        known = _within[number, message] = _count
+        events.write("place-within", id=known, place=number, fingerprint=message)
+    return known
 
 
 def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
@@ -533,6 +561,7 @@ def forget() -> None:
     """Begin anew in a forked child: its places are its own."""
     global _count
     _places.clear()
+    _within.clear()
     _sent_from.clear()
     _cell_of_thread.clear()
     _cells.clear()

@@ -392,11 +392,11 @@ def doomed_places(items: dict[int, Any]) -> list[int]:
         Each place once.
     """
     doomed = {
-        number: handles.place_of(getattr(item, "future", None))
-        for number, item in list(items.items())
+        number: handles.of(getattr(item, "future", None)) for number, item in list(items.items())
     }
-    _doomed[_id(items)] = items, doomed
-    return list(dict.fromkeys(place for place in doomed.values() if place))
+    known = {number: handle for number, handle in doomed.items() if handle is not None}
+    _doomed[_id(items)] = items, {number: handle.place for number, handle in known.items()}
+    return list(dict.fromkeys(handle.place_within for handle in known.values() if handle.place))
 
 
 def future_among(path: str) -> places.Resolver:
