@@ -184,6 +184,7 @@ _FUTURE = (
     ("Future.set_exception", "future-failed"),
     ("Future._Future__get_result", "future-raises"),
     ("Future.exception", "future-answers"),
+    ("Future.__repr__", "failure-read"),
     ("Future._get_snapshot", "future-answers"),  # by which asyncio asks, since Python 3.15
 )
 

@@ -37,6 +37,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "future-answers": ("return", work.was_asked),  # one that waited in vain got none
     "future-asked": ("start", work.was_asked),
     "failure-shown": ("return", work.was_shown),
+    "failure-read": ("return", work.was_read),
     "map-begins": ("start", work.map_begins),
     "map-ends": ("return", work.map_ends),
     "thread-pool-made": ("return", work.thread_pool_made),

@@ -152,6 +152,16 @@ def was_shown(frame: FrameType, _: Any) -> None:
     handles.shown(handles.of(frame.f_locals["self"]))
 
 
+def was_read(frame: FrameType, _: Any) -> None:
+    """Note that the reader's code asked a piece of work for a text, which tells of its failure.
+
+    A notebook shows by itself what `submit` has returned in the last line of a cell, and a library
+    has the work in its messages to the log: nobody asked for those.
+    """
+    if frame.f_back is not None and places.is_reader(frame.f_back):
+        was_shown(frame, None)
+
+
 def thread_pool_made(frame: FrameType, _: Any) -> None:
     """Notice a pool of threads that the page makes: nothing is sent, but it is used."""
     pool = frame.f_locals["self"]
