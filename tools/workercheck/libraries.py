@@ -206,7 +206,7 @@ def _multiprocessing(package: str) -> "dict[str, list[tuple[str, str]]]":
             ("IMapIterator._set", "item-set"),
             ("IMapUnorderedIterator._set", "item-set"),
             ("IMapIterator.next", "item-asked"),
-            ("ApplyResult.get", "result-asked"),
+            ("ApplyResult.get", "result-raises"),
             ("ApplyResult.successful", "result-asked"),
             ("Pool.__init__", "pool-made"),
             ("Pool._handle_results", "callback-error-kept"),  # where it is a KeyError
@@ -725,7 +725,7 @@ LIBRARIES = (
             ),
             "mpire.async_result": (
                 ("AsyncResult._set", "result-set"),
-                ("AsyncResult.get", "result-asked"),
+                ("AsyncResult.get", "result-raises"),
                 ("AsyncResult.successful", "result-asked"),
                 ("UnorderedAsyncResultIterator.__init__", "result-made"),
                 ("UnorderedAsyncResultIterator._set", "result-set"),

@@ -46,6 +46,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "result-printed": ("start", work.result_printed),
     "thread-returned": ("return", work.thread_returned),
     "result-set": ("start", work.result_set),
+    "result-raises": ("line", work.result_raises),
     "result-asked": ("start", work.was_asked),
     "wrapped-asked": ("start", work.wrapped_asked),
     "chunk-done": ("return", work.chunk_done),

@@ -5,6 +5,7 @@ Each function is called with the frame of a function of a library, see `workerch
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 
@@ -130,6 +131,24 @@ def future_raises(frame: FrameType, _: Any) -> bool:
     if getattr(future, "_exception", None) is None:
         return False
     handles.asked(handles.of(future))
+    return True
+
+
+def result_raises(frame: FrameType, _: Any) -> bool:
+    """Note that a result of a Pool raises its error for somebody who asked for it.
+
+    Who only waited, and not for long enough, has not seen it. Python 3.11 has no lines to watch:
+    there, to ask is enough.
+
+    Returns
+    -------
+    bool
+        Whether the line is worth another call: only lines that run with an error are.
+    """
+    result: Any = frame.f_locals["self"]
+    if hasattr(sys, "monitoring") and getattr(result, "_success", None) is not False:
+        return False
+    handles.asked(handles.of(result))
     return True
 
 
