@@ -205,7 +205,7 @@ def _multiprocessing(package: str) -> "dict[str, list[tuple[str, str]]]":
             ("MapResult._set", "result-set"),
             ("IMapIterator._set", "item-set"),
             ("IMapUnorderedIterator._set", "item-set"),
-            ("IMapIterator.next", "item-asked"),
+            ("IMapIterator.next", "item-raises"),
             ("ApplyResult.get", "result-raises"),
             ("ApplyResult.successful", "result-asked"),
             ("Pool.__init__", "pool-made"),

@@ -52,6 +52,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "chunk-done": ("return", work.chunk_done),
     "item-set": ("start", work.item_set),
     "item-asked": ("start", work.was_asked),
+    "item-raises": ("line", work.item_raises),
     "object-put": ("start", work.object_put),
     "batch-made": ("return", work.batch_made),
     "batch-done": ("start", work.batch_done),

@@ -152,6 +152,26 @@ def result_raises(frame: FrameType, _: Any) -> bool:
     return True
 
 
+def item_raises(frame: FrameType, _: Any) -> bool:
+    """Note that an iterator over the results of a Pool raises the error of an item.
+
+    See `result_raises`. The first item that fails is the first one of which the error is raised.
+
+    Returns
+    -------
+    bool
+        Whether the line is worth another call: only lines that run with an error are.
+    """
+    here = frame.f_locals
+    handle = handles.of(here["self"])
+    if not hasattr(sys, "monitoring"):
+        handles.asked(handle)
+    elif here.get("success") is False:
+        handles.shown(handle)
+        return True
+    return False
+
+
 def was_asked(frame: FrameType, _: Any) -> None:
     """Note that somebody asks for the outcome of a piece of work."""
     handles.asked(handles.of(frame.f_locals["self"]))
