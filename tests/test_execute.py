@@ -103,8 +103,8 @@ def setup(app):
     ("event", "jobs", "findings"),
     [
         ("env-get-outdated", "1", []),
-        ("source-read", "1", ["cell-error"]),
-        ("source-read", "2", ["cell-error"]),
+        ("doctree-read", "1", ["cell-error"]),
+        ("doctree-read", "2", ["cell-error"]),
         ("html-page-context", "1", ["cell-error"]),
         ("html-page-context", "2", ["cell-error"]),
     ],
