@@ -891,6 +891,7 @@ Each task is a tuple, with its function first.
 MODULES = tuple(module for library in LIBRARIES for module in library.modules)
 """Modules that carry work between processes, by the beginning of their names."""
 
+_PACKAGES = frozenset(module.partition(".")[0] for module in MODULES)
 RUNS = frozenset(function for library in LIBRARIES for function in library.runs)
 RESULT_READERS = frozenset(name for library in LIBRARIES for name in library.result_readers)
 FALLS_BACK = tuple(module for library in LIBRARIES for module in library.falls_back)
@@ -910,9 +911,6 @@ def library_of(name: "str | None") -> "Library | None":
 def is_of_library(name: str) -> bool:
     """Tell whether something is of a library that carries work, by its name with its module."""
     return name.partition(".")[0] in _PACKAGES
-
-
-_PACKAGES = frozenset(module.partition(".")[0] for module in MODULES)
 
 
 def library_of_worker(target: "str | None", owned: bool) -> "Library | None":

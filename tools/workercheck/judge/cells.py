@@ -178,9 +178,8 @@ def is_broken(error: ev.CellFinished) -> bool:
 
 def _follows(error: ev.CellFinished, failure: Finding) -> bool:
     """Tell whether a cell's error is what a worker's failure looks like in the page."""
-    if failure.cell == error.cell or LOADING.search(error.message):
-        return True
-    if NO_RESULTS.search(error.message):
+    follows = LOADING.search(error.message) or NO_RESULTS.search(error.message)
+    if failure.cell == error.cell or follows:
         return True
     name = (failure.exception or "").rsplit(".", 1)[-1]
     return (

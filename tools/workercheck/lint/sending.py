@@ -43,9 +43,8 @@ class Sending(Expressions):
     def _starts(self, made: Made, node: ast.AST) -> None:
         """Look for the guard of a script whose workers import it; one finding tells of it."""
         is_spawned = made.start.method in ("forkserver", "spawn") and made.library.imports_main
-        if self.code is None or self._is_known_to_lack_guard:
-            return
-        if self.is_at_import and is_spawned:
+        is_unguarded = self.is_at_import and is_spawned
+        if self.code is not None and is_unguarded and not self._is_known_to_lack_guard:
             self._is_known_to_lack_guard = True
             at = verdict.Place(self.code, int(getattr(node, "lineno", 0)))
             self.findings.append(verdict.without_guard(made, at))

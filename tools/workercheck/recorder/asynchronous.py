@@ -49,7 +49,7 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
         if not places.is_held_by_reader(_caller(frame)) or future is None:
             return
         work = frame.f_locals.get(argument)
-        place = _tasks[_id(work)][1] if _id(work) in _tasks else 0
+        _, place, _ = _tasks.get(_id(work), (None, 0, 0))
         # Which of several it was that failed is not known.
         function = None if type(work) is tuple else work
         _remember(future, frame, function, place or handles.place_of(work))

@@ -36,7 +36,7 @@ It holds the path of the folder whose files the run depends on."""
 _MESSAGE_LIMIT = 4_000
 
 identity: "Callable[[object], int]" = object.__hash__
-"""As `id`, but no audit hook is called for it: the one that watches files would be, for each."""
+"""Used instead of `id`, of which every audit hook is told: also the one that watches files."""
 
 folder = ""
 """Where this process writes, empty while it is not watched."""

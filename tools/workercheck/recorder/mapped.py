@@ -27,8 +27,8 @@ DOING_HEAD = Struct("<B7xQ")
 DOING_SIZE = 4096
 
 SENT_RECORD = Struct("<QQQQ")
-"""The fingerprint of a message, its place, the fingerprint of the message that it answers, and when
-it was made, in nanoseconds of the clock of the events."""
+"""The fingerprint of a message, its place, the fingerprint of the message that it answers, or is
+sent on behalf of, and when it was made, in nanoseconds of the clock of the events."""
 SENT_COUNT = 2048
 """Records in the ring."""
 

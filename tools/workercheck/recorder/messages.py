@@ -425,8 +425,8 @@ def _note_sent(
 ) -> None:
     # An audit hook is called for each code that is read from a frame.
     resolve = _resolvers.get(_id(code))
-    # With a place, it is the message on whose behalf this one is sent.
-    reply_to = _loaded
+    # What an answer answers; for anything else, what it is sent on behalf of.
+    worked_on = _loaded
     if resolve is not None:
         place = resolve(caller, thing)
     else:
@@ -444,7 +444,7 @@ def _note_sent(
         next(_offsets),
         _crc32(message) << 32 | size or 1 if size <= _SHORT else _mapped.fingerprint(message),
         place,
-        reply_to,
+        worked_on,
         _Kept.clock_ns(),
     )
 
