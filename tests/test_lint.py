@@ -146,6 +146,23 @@ PAGES = {
         "ProcessPoolExecutor(1, mp_context=somebody_knows).submit(area, 1)",
         (LOST, AREA),
     ),
+    "None in the place of a context": (
+        "context = None\nProcessPoolExecutor(1, context).submit(area, 1)",
+        "context = somebody_knows\nProcessPoolExecutor(1, context).submit(area, 1)",
+        (LOST, AREA),
+    ),
+    "context of no start method": (
+        "multiprocessing.get_context(None).Pool(1).map(area, [1])",
+        "multiprocessing.get_context(somebody_knows).Pool(1).map(area, [1])",
+        (LOST, AREA),
+    ),
+    "executor is None": (
+        "import adaptive\n@functools.cache\ndef edge(x):\n    return x\n"
+        "adaptive.Runner(adaptive.Learner1D(edge, (0, 1)), executor=None)",
+        "import adaptive\n@functools.cache\ndef edge(x):\n    return x\n"
+        "adaptive.Runner(adaptive.Learner1D(edge, (0, 1)), executor=somebody_knows)",
+        (LOST, "__main__.edge"),
+    ),
     "set_start_method": (
         "multiprocessing.set_start_method('spawn')\nmultiprocessing.Pool(1).map(area, [1])",
         "multiprocessing.set_start_method('fork')\nmultiprocessing.Pool(1).map(area, [1])",
@@ -250,6 +267,40 @@ PAGES = {
         "multiprocessing.Pool().map(edge, [1])",
         (LOST, "__main__.edge"),
     ),
+    "decorator of the page's own": (
+        "def timed(function):\n    def timer(x):\n        return function(x)\n    return timer\n"
+        "@timed\ndef edge(x):\n    return x\nmultiprocessing.Pool().map(edge, [1])",
+        "def timed(function):\n    import numba\n    return numba.njit(function)\n"
+        "@timed\ndef edge(x):\n    return x\nmultiprocessing.Pool().map(edge, [1])",
+        (UNSENT, "__main__.timed.<locals>.timer"),
+    ),
+    "decorator with arguments": (
+        "def timed(times):\n    def around(function):\n        def timer(x):\n"
+        "            return function(x)\n        return timer\n    return around\n"
+        "@timed(3)\ndef edge(x):\n    return x\nmultiprocessing.Pool().map(edge, [1])",
+        "def timed(times):\n    def around(function):\n        def timer(x):\n"
+        "            return function(x)\n        timer.__qualname__ = 'len'\n"
+        "        return timer\n    return around\n"
+        "@timed(3)\ndef edge(x):\n    return x\nmultiprocessing.Pool().map(edge, [1])",
+        (UNSENT, "__main__.timed.<locals>.around.<locals>.timer"),
+    ),
+    "decorator that wraps": (
+        "def timed(function):\n    @functools.wraps(function)\n    def timer(x):\n"
+        "        return function(x)\n    return timer\n"
+        "@timed\ndef edge(x):\n    return x\nmultiprocessing.Pool().map(edge, [1])",
+        "def timed(function):\n    @functools.wraps(abs)\n    def timer(x):\n"
+        "        return function(x)\n    return timer\n"
+        "@timed\ndef edge(x):\n    return x\nmultiprocessing.Pool().map(edge, [1])",
+        (LOST, "__main__.edge"),
+    ),
+    "attribute of an object": (
+        "class Own(Point):\n    def __init__(self):\n        self.rule = lambda x: x\n"
+        "multiprocessing.Pool().map(Own().norm, [])",
+        "class Own(Point):\n    def __init__(self, rule=None):\n        self.rule = lambda x: x\n"
+        "        self.rule = rule\n"
+        "fork = multiprocessing.get_context('fork')\nfork.Process(target=Own().norm).start()",
+        (UNSENT, LAMBDA),
+    ),
     "manager": (
         "shared = multiprocessing.Manager().dict()\nshared['point'] = Point()",
         "shared = multiprocessing.Manager().dict()\nshared['point'] = 1",
@@ -324,6 +375,15 @@ PAGES = {
         "Client(processes=False).submit(edge, 1)\nClient('tcp://scheduler').submit(edge, 1)",
         (LOST, "__main__.edge"),
     ),
+    "Dask cluster of processes, as it is said or left out": (
+        "from dask.distributed import Client\n@functools.cache\ndef edge(x):\n    return x\n"
+        "for client in (Client(processes=None), Client(None, processes=True)):\n"
+        "    client.submit(edge, 1)",
+        "from dask.distributed import Client\n@functools.cache\ndef edge(x):\n    return x\n"
+        "for client in (Client(processes=False), Client('tcp://scheduler', processes=True)):\n"
+        "    client.submit(edge, 1)",
+        (LOST, "__main__.edge"),
+    ),
     "default start method of multiprocess": (
         "import multiprocess\nmultiprocess.set_start_method('fork')\n"
         "multiprocessing.Pool().apply(area)",
@@ -351,6 +411,12 @@ PAGES = {
     "workers of scipy": (
         "from scipy.optimize import brute\nbrute(area, [(0, 1)], workers=-1)",
         "from scipy.optimize import brute\nbrute(area, [(0, 1)], workers=1)\nbrute(area, [(0, 1)])",
+        (LOST, AREA),
+    ),
+    "processes of torch": (
+        "import torch.multiprocessing as mp\nmp.set_start_method('fork')\n"
+        "mp.spawn(area, args=(2,), nprocs=2)",
+        "import torch.multiprocessing as mp\nmp.spawn(abs, args=(2,), nprocs=2)",
         (LOST, AREA),
     ),
     "interpreters": (
@@ -451,6 +517,35 @@ def test_file_that_the_page_writes(name: str) -> None:
 
 
 SCRIPTS = {
+    "attribute of a process": (
+        "class Job(multiprocessing.Process):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.rule = lambda x: x\n"
+        "if __name__ == '__main__':\n    Job().start()",
+        "class Job(multiprocessing.Process):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.rule = lambda x: x\n        del self.rule\n"
+        "if __name__ == '__main__':\n    Job().start()",
+        (UNSENT, LAMBDA, 17),
+    ),
+    "attribute that only one branch sets": (
+        "class Job:\n    def __init__(self, rule):\n        self.rule = lambda x: x\n"
+        "    def run(self):\n        multiprocessing.Pool().map(self.run, [])\n"
+        "if __name__ == '__main__':\n    Job(print).run()",
+        "class Job:\n    def __init__(self, rule):\n        self.rule = rule\n"
+        "        if rule is None:\n            self.rule = lambda x: x\n"
+        "    def run(self):\n        multiprocessing.Pool().map(self.run, [])\n"
+        "if __name__ == '__main__':\n    Job(print).run()",
+        (UNSENT, LAMBDA, 16),
+    ),
+    "state that the class tells": (
+        "class Job:\n    def __init__(self):\n        self.rule = lambda x: x\n"
+        "    def run(self):\n        multiprocessing.Pool().map(self.run, [])\n"
+        "if __name__ == '__main__':\n    Job().run()",
+        "class Job:\n    def __init__(self):\n        self.rule = lambda x: x\n"
+        "    def __getstate__(self):\n        return {}\n"
+        "    def run(self):\n        multiprocessing.Pool().map(self.run, [])\n"
+        "if __name__ == '__main__':\n    Job().run()",
+        (UNSENT, LAMBDA, 16),
+    ),
     "lambda": (
         "def run():\n    with ProcessPoolExecutor() as pool:\n        pool.submit(lambda: 1)",
         "def run():\n    with ProcessPoolExecutor() as pool:\n        pool.submit(area, 1)",

@@ -466,7 +466,16 @@ LIBRARIES = (
         modules=("torch.multiprocessing.",),
         for_reader=("torch.multiprocessing.spawn",),
         public={"torch": "torch.multiprocessing"},
-        carriers=lambda: _carriers("torch.multiprocessing"),
+        carriers=lambda: (
+            *_carriers("torch.multiprocessing"),
+            Carrier(
+                "spawn",
+                ("torch.multiprocessing", "torch.multiprocessing.spawn"),
+                "fn! args+",
+                role="function",
+                start_method="spawn",
+            ),
+        ),
     ),
     Library(
         "multiprocessing",

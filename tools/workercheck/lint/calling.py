@@ -45,6 +45,8 @@ class Calling(Sending):
 
     def __init__(self, *, is_script: bool) -> None:
         super().__init__(is_script=is_script)
+        self.branches = 0
+        """How many branches the statement is in."""
         self.followed: set[int] = set()
         """The functions of the page that were called, or handed to something that may."""
         self._defaults: dict[str, Start] = {}
@@ -114,13 +116,14 @@ class Calling(Sending):
             return Bag(tuple(given.positional), is_delayed=True)
         if module in calls.WITH_CONTEXTS and last in ("get_context", "set_start_method"):
             library = calls.WITH_CONTEXTS[module]
-            method = calls.take("method", given).by_name.get("method")
+            taken = calls.take("method", given)
+            method = taken.by_name.get("method")
             name_of = method.value if isinstance(method, Constant) else None
             start = Start(name_of if isinstance(name_of, str) else None)
             if last == "set_start_method":
                 self._defaults[_decider(library)] = start
                 return None
-            is_given = given.positional or given.keywords
+            is_given = given.is_open or "method" in taken.by_name
             return Known(module, start if is_given else function.start or self._default(library))
         if name in libraries.RUNNERS:
             return self._runner(libraries.RUNNERS[name], given, node)
@@ -167,16 +170,15 @@ class Calling(Sending):
     def _own(self, own: Own, given: Arguments, node: ast.Call) -> Value:
         if own.kind != "class":
             return self.follow(own, given, None)
+        instance = Instance(own, self.branches)
         if maker := self._maker(own):
             library, carrier, start = maker
             overrides = "__init__" in own.attributes
-            made = self.make(
-                library, carrier, start, Arguments([], {}, True) if overrides else given, node, own
-            )
+            told = Arguments([], {}, True) if overrides else given
+            made = self.make(library, carrier, start, told, node, instance)
             if overrides:
-                self.follow_method(own, "__init__", given, Instance(own))
+                self.follow_method(own, "__init__", given, instance)
             return made
-        instance = Instance(own)
         self.follow_method(own, "__init__", given, instance)
         return instance
 
@@ -265,7 +267,7 @@ class Calling(Sending):
         start: Start | None,
         given: Arguments,
         node: ast.Call,
-        own: Own | None = None,
+        instance: Instance | None = None,
     ) -> Value:
         """Return what carries work, as a call makes it."""
         if carrier.role == "settings":
@@ -280,14 +282,15 @@ class Calling(Sending):
             context = taken.context
             if isinstance(context, Known):
                 start = context.start or self._default(library)
-            elif not _is_none(node, carrier):
+            else:
                 start = Start(None)
         role = "channel" if carrier.role == "pipe" else carrier.role
+        own = instance.of if instance is not None else None
         made = Made(carrier, library, start, role, taken.sent, of=own)
         if carrier.role == "pipe":
             return Several([made, made])
-        if carrier.role in ("process", "server") and own is not None:
-            made.held.append(Instance(own))
+        if carrier.role in ("process", "server") and instance is not None:
+            made.held.append(instance)
         if carrier.role == "function":
             self.hand_out(made, taken.sent, node)
             return None
@@ -350,15 +353,6 @@ class Calling(Sending):
 def _decider(library: Library) -> str:
     """Return the library whose default start method holds, empty for `multiprocessing`."""
     return library.name if library.start_method else ""
-
-
-def _is_none(node: ast.Call, carrier: Carrier) -> bool:
-    """Tell whether a call gives None for the start method, which is the default."""
-    name = next(w.strip("@") for w in carrier.parameters.split() if w.endswith("@"))
-    return any(
-        k.arg == name and isinstance(k.value, ast.Constant) and k.value.value is None
-        for k in node.keywords
-    )
 
 
 def _of_several(owner: Several, name: str, given: Arguments) -> Value:

@@ -65,6 +65,8 @@ def take(parameters: str, given: Arguments) -> Taken:
             values = [positional.pop(0)]
         else:
             values = [keywords.pop(name)] if name in keywords else []
+        # Who gives None leaves an argument out.
+        values = [value for value in values if value != Constant(None)]
         if values and not word.startswith("*"):
             taken.by_name[name] = values[0]
         if word.endswith("!"):
@@ -80,7 +82,8 @@ def take(parameters: str, given: Arguments) -> Taken:
             known = values[0].value if values and isinstance(values[0], Constant) else None
             taken.library = next((one for one in libraries.LIBRARIES if one.name == known), None)
             taken.is_told &= not given.is_open and (not values or taken.library is not None)
-        if word.endswith("@") and (values or given.is_open):
+        # Dask takes True for the start method that it has anyway.
+        if word.endswith("@") and (given.is_open or values not in ([], [Constant(True)])):
             taken.has_context = True
             taken.context = values[0] if values else None
     return taken

@@ -67,9 +67,8 @@ class Expressions:
         return None
 
     def _Constant(self, node: ast.Constant) -> Value:
-        if isinstance(node.value, bool) or not isinstance(node.value, (str, int)):
-            return None
-        return Constant(node.value)
+        value = node.value
+        return Constant(value) if value is None or isinstance(value, (str, int)) else None
 
     def _UnaryOp(self, node: ast.UnaryOp) -> Value:
         found = self.value(node.operand)

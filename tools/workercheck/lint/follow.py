@@ -262,11 +262,14 @@ class Page(Calling):
         elif isinstance(owner, (Own, Instance)):
             attributes = owner.attributes if isinstance(owner, Own) else owner.of.attributes
             attributes[name] = merged(attributes.get(name, value), value)
+            if isinstance(owner, Instance):
+                is_sure = self.branches == owner.branches
+                owner.held[name] = value if is_sure else merged(owner.held.get(name), value)
 
     def _Delete(self, node: ast.Delete) -> None:
         for target in node.targets:
-            if isinstance(target, ast.Name):
-                self.scope.bind(target.id, None)
+            if isinstance(target, (ast.Name, ast.Attribute)):
+                self.assign(target, None)
 
     # -- Branches and loops -------------------------------------------------------
 
@@ -290,11 +293,13 @@ class Page(Calling):
         """Follow branches of which one is taken; a name that differs is told no more."""
         before = dict(self.scope.names)
         ends: list[dict[str, Value]] = []
+        self.branches += 1
         for statements in bodies:
             self.scope.names.clear()
             self.scope.names |= before
             if self.body(statements):
                 ends.append(dict(self.scope.names))
+        self.branches -= 1
         together = dict(ends[0]) if ends else before
         for end in ends[1:]:
             for name, value in end.items():
@@ -361,7 +366,9 @@ class Page(Calling):
         expects = any(ast.unparse(d).endswith(_MARKER) for d in node.decorator_list)
         self._defined.append((own, expects))
         own.is_cached = any(isinstance(d, Known) and d.name in _CACHES for d in decorators)
-        bound: Value = own if own.is_cached or not decorators else None
+        bound: Value = own
+        if decorators and not own.is_cached:
+            bound = self._decorated(own, node.decorator_list) if own.owner is None else None
         kinds = [_last_name(decorator) for decorator in node.decorator_list]
         if own.owner is not None and kinds == ["staticmethod"]:
             own.owner, bound = None, own
@@ -371,9 +378,28 @@ class Page(Calling):
 
     _AsyncFunctionDef = _FunctionDef
 
+    def _decorated(self, own: Own, decorators: Sequence[ast.expr]) -> Value:
+        """Return what decorators make of a function, None where they are not the page's own."""
+        found: Value = own
+        for node in reversed(decorators):
+            function = self.value(_without_call(node))
+            if isinstance(node, ast.Call) and function == Known("functools.wraps"):
+                # Its name is that of another function: a worker may find it, or may not.
+                own.reduces = True
+                (wrapped,) = [self.value(argument) for argument in node.args] or [None]
+                own.wraps = wrapped if isinstance(wrapped, Own) else None
+                continue
+            if isinstance(node, ast.Call) and isinstance(function, Own):
+                function = self.value(node)
+            if not isinstance(function, Own) or function.kind == "class":
+                return None
+            found = self.follow(function, Arguments([found], {}), None)
+        # A worker finds by that name what is bound to it here.
+        return own if isinstance(found, Own) and found.wraps is own else found
+
     def _ClassDef(self, node: ast.ClassDef) -> None:
         own = self._define("class", node)
-        own.bases = [self.value(base) for base in node.bases]
+        own.bases = [self.value(base) for base in node.bases if ast.unparse(base) != "object"]
         inherits = (base for base in own.bases if isinstance(base, Own))
         own.reduces = any(base.reduces for base in inherits)
         outer, self.scope = self.scope, Scope(self.scope)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-from workercheck.lint import verdict
+from workercheck.judge.finding import Finding
+from workercheck.lint import calls, verdict
 from workercheck.lint.calls import Arguments
 from workercheck.lint.expressions import Expressions, of_class
 from workercheck.lint.values import (
     Instance,
+    Known,
     Made,
     Own,
     Several,
@@ -62,18 +64,22 @@ class Sending(Expressions):
         if self.code is None:
             return
         at = verdict.Place(self.code, int(getattr(node, "lineno", 0)))
+        found: list[Finding] = []
         for thing in self._pickled(sent, made, at):
             if isinstance(thing, Made):
                 if thing.role == "channel":
                     self._connect(thing, made.start)
                 elif thing.manager is not None and thing.manager.is_over:
-                    self.findings.append(verdict.without_manager(made, at))
+                    found.append(verdict.without_manager(made, at))
                 continue
             kind = verdict.lost(thing, made, is_task=is_task)
             if kind is not None and isinstance(thing, Several):
-                self.findings.append(verdict.generator(made, at))
+                found.append(verdict.generator(made, at))
             elif kind is not None and not isinstance(thing, Several):
-                self.findings.append(verdict.finding(kind, thing, made, at, through))
+                found.append(verdict.finding(kind, thing, made, at, through))
+        # What is never sent is not loaded either.
+        unsent = [finding for finding in found if finding.kind == "pickle-task"]
+        self.findings += unsent or found
 
     def _pickled(
         self, sent: Sequence[Value], made: Made, at: verdict.Place
@@ -84,10 +90,16 @@ class Sending(Expressions):
         while rest:
             for thing in leaves(rest.pop(0)):
                 method = of_class(thing.of, "__reduce__") if isinstance(thing, Instance) else None
-                if not isinstance(thing, Instance) or not isinstance(method, Own):
+                if not isinstance(thing, Instance):
                     yield thing
-                elif id(thing) not in seen:
-                    seen.add(id(thing))
+                    continue
+                is_new = id(thing) not in seen
+                seen.add(id(thing))
+                if not isinstance(method, Own):
+                    yield thing
+                    if is_new and _has_plain_state(thing.of):
+                        rest += thing.held.values()
+                elif is_new:
                     said = self.follow(method, Arguments([], {}), thing)
                     rest.append(said)
                     loader = next(iter(elements(said)), None)
@@ -114,6 +126,18 @@ class Sending(Expressions):
         waiting, channel.waiting = channel.waiting, []
         for value, node in waiting:
             self._put(channel, [value], node)
+
+
+def _has_plain_state(own: Own) -> bool:
+    """Tell whether the attributes of a class's objects are pickled as they are."""
+    if own.reduces or "__getstate__" in own.attributes:
+        return False
+    return all(
+        _has_plain_state(base)
+        if isinstance(base, Own)
+        else isinstance(base, Known) and base.name in calls.CARRIERS
+        for base in own.bases
+    )
 
 
 def only_raises(own: Own) -> bool:

@@ -83,6 +83,8 @@ class Own:
     owner: Own | None = None
     """The class of a method."""
     defaults: list[Value] = dc.field(default_factory=list)
+    wraps: Own | None = None
+    """The function whose name it has taken, as ``functools.wraps`` does."""
 
 
 @dc.dataclass(slots=True, eq=False)
@@ -90,6 +92,10 @@ class Instance:
     """An object of a class of the page's own."""
 
     of: Own
+    branches: int = 0
+    """How many branches it was made in."""
+    held: dict[str, Value] = dc.field(default_factory=dict)
+    """Its own attributes, by name."""
 
 
 @dc.dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +116,7 @@ class Several:
     """Whether these are all of them, one for one."""
     is_generator: bool = False
     """Whether it is a generator, which nothing can pickle."""
-    by_key: dict[str | int, Value] = dc.field(default_factory=dict)
+    by_key: dict[str | int | None, Value] = dc.field(default_factory=dict)
     """The values of a dictionary whose keys are told."""
 
     def __post_init__(self) -> None:
@@ -128,9 +134,9 @@ class Several:
 
 @dc.dataclass(frozen=True, slots=True)
 class Constant:
-    """A string or a number."""
+    """A string, a number, or None where the text of a page says so."""
 
-    value: str | int
+    value: str | int | None
 
 
 @dc.dataclass(slots=True, eq=False)
