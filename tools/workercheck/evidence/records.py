@@ -192,7 +192,7 @@ class PoolBroken(Event):
     ended: list[int]
     """Those that had ended by then; the others are about to be ended."""
     doomed: list[int]
-    """The places of the work that was under way."""
+    """The places of the work that was under way, 0 for one that is not known."""
     message: str
 
 

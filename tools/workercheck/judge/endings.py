@@ -97,7 +97,7 @@ class _Deaths:
             ended = [pid for pid in e.ended if not self.history.was_ended_on_purpose(pid)]
             on_purpose = bool(e.ended) and not ended
             self.explained.update(e.pids)
-            if known or on_purpose or not (e.doomed or ended):
+            if known or on_purpose or not e.doomed:  # its workers were idle
                 continue
             work = next(
                 (work for place in e.doomed if (work := self.history.work_at(e.pid, place))), None

@@ -438,14 +438,14 @@ def doomed_places(items: dict[int, Any]) -> list[int]:
     Returns
     -------
     list of int
-        Each place once.
+        Each place once, 0 for those that are not known.
     """
     doomed = {
         number: handles.of(getattr(item, "future", None)) for number, item in list(items.items())
     }
-    known = {number: handle for number, handle in doomed.items() if handle is not None}
-    _doomed[_id(items)] = items, {number: handle.place for number, handle in known.items()}
-    return list(dict.fromkeys(handle.place_within for handle in known.values() if handle.place))
+    known = {number: handle.place for number, handle in doomed.items() if handle is not None}
+    _doomed[_id(items)] = items, known
+    return list(dict.fromkeys(handle.place_within if handle else 0 for handle in doomed.values()))
 
 
 def future_among(path: str) -> places.Resolver:
