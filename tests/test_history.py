@@ -64,7 +64,7 @@ def test_process_ended_on_purpose_only_if_it_was_asked_before_it_was_found_dead(
         pid=8, time=1, ppid=7, group=6, argv=["python"], python="3.14", executable="", forked=True
     )
     target = 6 if is_group else 8
-    asked = ev.SignalSent(pid=7, time=2, child=target, is_group=is_group, signal=15)
+    asked = ev.SignalSent(pid=7, time=2, child=target, is_group=is_group, signal=15, owned=False)
     dead = ev.Exited(pid=7, time=2, child=8, exitcode=3, target=None)
     events = [started, *([asked, dead] if asked_first else [dead, asked])]
     assert asked_first == History(page_of_tags([[]]), events).was_ended_on_purpose(8)

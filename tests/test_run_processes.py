@@ -420,6 +420,7 @@ named = st.one_of(
         child=numbers,
         is_group=st.booleans(),
         signal=numbers,
+        owned=st.booleans(),
     ),
 )
 

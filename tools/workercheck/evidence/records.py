@@ -169,6 +169,8 @@ class SignalSent(Event):
     child: int
     is_group: bool
     signal: int
+    owned: bool
+    """Whether the reader's own code asked for it."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,15 +112,16 @@ class _Deaths:
         reruns: dict[str, list[ev.Exited]] = {}
         last_message = {e.child: e for e in self.history.of(ev.EndedAtWork)}
         for e in self.history.of(ev.Exited):
-            if (
-                e.child in self.explained
-                or self.history.was_ended_on_purpose(e.child)
-                or self.history.is_after_shutdown(e)
-            ):
+            if e.child in self.explained or self.history.is_after_shutdown(e):
+                continue
+            library = self.history.library_of_target(e.child)
+            if library is not None and library.reruns:
+                reruns.setdefault(library.name, []).append(e)
+                continue
+            if self.history.was_ended_on_purpose(e.child):
                 continue
             last = last_message.get(e.child)
             work = self.history.work_of_message(last.fingerprint, last) if last else None
-            library = self.history.library_of_target(e.child)
             if library is not None and library.answers:
                 work = self.history.work_of_process(e.child)
                 if self.history.has_work(e.child):
@@ -130,8 +131,6 @@ class _Deaths:
                     # unless that goes on for ever.
                     place = work.place if work is not None else None
                     before_work.setdefault(id(place), []).append(e)
-            elif library is not None and library.reruns:
-                reruns.setdefault(library.name, []).append(e)
             elif library is not None:
                 # Its scheduler hands tasks on: the process was started for all of them.
                 work = work or self.history.guess(e, library.name)
@@ -153,20 +152,28 @@ class _Deaths:
                 )
 
     def _lost_for_good(self, library: str, exits: list[ev.Exited]) -> None:
-        """Add what never had a result; the rest of the work was done again by another worker."""
+        """Add what never had a result; the rest of the work was done again by another worker.
+
+        A worker that its library ends, because it takes too much memory, has lost what the library
+        gives up then.
+        """
+        ended = [e for e in exits if not self.history.was_ended_by_reader(e.child)]
+        died = [e for e in ended if not self.history.was_ended_on_purpose(e.child)]
         unfinished = [
             (e, work)
             for e in self.history.of(ev.Unfinished)
             if (work := self.history.work_at(e.pid, e.place)) is not None
             and work.executor == library
         ]
-        given_up = [work for e, work in unfinished if e.is_given_up]
-        lost = {work.cell: work for work in given_up or [work for _, work in unfinished]}
+        given_up = [work for e, work in unfinished if e.is_given_up and ended]
+        waited_for = [work for _, work in unfinished if died]
+        lost = {work.cell: work for work in given_up or waited_for}
         works = list(lost.values())
         if not given_up and len(works) > 1:
             works = [dc.replace(works[-1], is_guess=True)]
         for work in works:
-            self._add(exits[0], exits[0].child, work, _AT_WORK, None)
+            end = (died or ended)[0]
+            self._add(end, end.child, work, _AT_WORK, None)
 
     def _add(
         self,

@@ -123,6 +123,7 @@ class History:
             if e.signal in _ENDING and self._order[id(e)] < self._shutdown
         ]
         self._signalled = {e.child: self._order[id(e)] for e in reversed(signals) if not e.is_group}
+        self._signalled_by_reader = {e.child for e in signals if e.owned}
         found_dead = [(self._order[id(e)], e.child) for e in self.of(ev.Exited)]
         found_dead += [(self._order[id(e)], p) for e in self.of(ev.PoolBroken) for p in e.ended]
         self._found_dead = {pid: order for order, pid in sorted(found_dead, reverse=True)}
@@ -358,6 +359,10 @@ class History:
         senders = self._signalled_groups.get(started.group, {}) if started is not None else {}
         asked = [order for sender, order in senders.items() if sender != pid]
         return min([*asked, self._signalled.get(pid, found_dead)]) < found_dead
+
+    def was_ended_by_reader(self, pid: int) -> bool:
+        """Tell whether the reader's own code ended a process, and not a library by itself."""
+        return pid in self._signalled_by_reader and self.was_ended_on_purpose(pid)
 
     def role(self, pid: int) -> str:
         """Say what a process is: a ``kernel``, a ``worker``, or a ``process`` of another kind."""

@@ -212,11 +212,16 @@ def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
             return
         _signals.add((target, number))
         is_group = is_group or target <= 0
-        events.write("signal-sent", child=abs(target), is_group=is_group, signal=number)
+        owned = places.reader_of(sys._getframe(2)) is not None
+        _write_signal(abs(target), number, is_group=is_group, owned=owned)
         for child in _members_of(abs(target)) - {me} if is_group else ():
-            events.write("signal-sent", child=child, is_group=False, signal=number)
+            _write_signal(child, number, owned=owned)
     except Exception:
         return  # what os.kill says of such arguments, it says itself
+
+
+def _write_signal(child: int, number: int, *, owned: bool, is_group: bool = False) -> None:
+    events.write("signal-sent", child=child, is_group=is_group, signal=number, owned=owned)
 
 
 def _members_of(group: int) -> set[int]:
@@ -252,7 +257,7 @@ def process_asked_to_end(frame: FrameType, _: Any) -> None:
     pid = frame.f_locals["self"].pid
     if pid and (pid, 15) not in _signals and not ends_by_itself(pid):
         _signals.add((pid, 15))
-        events.write("signal-sent", child=pid, is_group=False, signal=15)
+        _write_signal(pid, 15, owned=False)
 
 
 # --- ended by itself ------------------------------------------------------------------------------
