@@ -201,6 +201,31 @@ def test_forked_child_waits_for_no_import_of_another_thread(
     assert "forked\n" == python(code, evidence, "-W", "ignore")
 
 
+BESIDE_THREADS = """
+import os, pickle, sys, threading
+
+done = threading.Event()
+threads = [threading.Thread(target=done.wait) for _ in range({count})]
+for thread in threads:
+    thread.start()
+pid = os.fork()
+if not pid:
+    print("unicodedata" in sys.modules, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+done.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_fork_beside_a_thread_has_whatever_formats_a_traceback(
+    evidence: Evidence, count: int
+) -> None:
+    code = BESIDE_THREADS.format(count=count)
+    assert f"{count > 0}\n" == python(code, evidence, "-W", "ignore")
+
+
 def test_a_future_is_set_by_a_thread_that_has_no_frame_below(evidence: Evidence) -> None:
     code = """
     import _thread, concurrent.futures

@@ -8,6 +8,7 @@ Only the standard library is imported, and as little of it as possible. Nothing 
 """
 
 import sys
+from _thread import _count as _count_threads
 from binascii import crc32 as _crc32
 
 from workercheck.recorder import events, frameless
@@ -27,6 +28,8 @@ _getframe = sys._getframe
 _Kept = events.Kept
 _Builtin = type(len)
 _BUFFERS = (bytes, bytearray, memoryview)
+_FOR_TRACEBACKS = ("ast", "unicodedata", "_suggestions")
+"""What `traceback` imports when it formats an error, and some errors only."""
 
 _carries: "dict[int, bool]" = {}
 """By the id of a function's code: whether it carries messages."""
@@ -288,6 +291,13 @@ def import_rest() -> None:
     import traceback  # noqa: F401
 
     from workercheck.recorder import failure  # noqa: F401
+
+    if _count_threads():
+        for name in _FOR_TRACEBACKS:
+            try:
+                __import__(name)
+            except ImportError:  # not in each version
+                continue
 
 
 def _map_doing() -> None:
