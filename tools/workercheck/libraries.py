@@ -568,6 +568,12 @@ LIBRARIES = (
                 ("Client._gather", "keyed-gathered"),
                 ("fire_and_forget", "keyed-sent-off"),
             ),
+            "distributed.worker": (("_run_task", "keyed-begins"), ("_run_task", "keyed-ends")),
+            "distributed.actor": (
+                ("Actor.__getattr__.<locals>.func", "method-called"),
+                ("ActorFuture._set_result", "method-answered"),
+                ("ActorFuture._result", "wrapped-asked _event"),
+            ),
             "distributed.cfexecutor": (("ClientExecutor.submit", "submit fn"),),
             "distributed.scheduler": (("SchedulerState._propagate_erred", "keyed-erred"),),
             # A nanny waits for none but those that it has asked to close. One that is still
@@ -849,6 +855,12 @@ ALWAYS: "Functions" = {
         ("gather", "loop-future-made coros_or_futures"),
         ("shield", "loop-future-made arg"),
         ("run_coroutine_threadsafe", "thread-future-made"),
+    ),
+    "tornado.concurrent": (
+        (
+            "run_on_executor.<locals>.run_on_executor_decorator.<locals>.wrapper",
+            "loop-future-made fn",
+        ),
     ),
     "tornado.platform.asyncio": (("BaseAsyncIOLoop.run_in_executor", "loop-future-made func"),),
     "runpy": (("_get_code_from_file", "file-runs"),),

@@ -5,7 +5,7 @@ Each function is called with the frame of a function of a library, see `workerch
 
 from __future__ import annotations
 
-from workercheck.recorder import events, handles, monitor, places
+from workercheck.recorder import events, handles, messages, monitor, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def _register(frame: FrameType, value: Any, what: str, function: Any, *, owned: 
             if state.status not in ("finished", "error"):
                 _under_way[state.key] = place
             handles.register(future, what, place, owned=owned, call=call, key=state)
+            messages.note(_number_of(state.key), place)
             # Quick work may have failed before its future was handed out.
             handles.failed(handles.of_key(state), state.exception)
 
@@ -110,6 +111,37 @@ def erred(frame: FrameType, _: Any) -> None:
     if handle is not None and handle.thing() is None:
         exception, _, message = (here.get("exception_text") or "").partition("(")  # of its `repr`
         handles.fail(handle, exception, events.text(message)[:1000].rstrip(")").strip("'\""))
+
+
+def begins(frame: FrameType, _: Any) -> None:
+    """Note, in a worker, which work a thread begins."""
+    messages.thread_works_on(_number_of(frame.f_locals["key"]))
+
+
+def ends(_frame: FrameType, _: Any) -> None:
+    """Note that the thread is done with it."""
+    messages.thread_works_on(0)
+
+
+def _number_of(key: Any) -> int:
+    """Return the number by which the client's word on a key is joined to the worker's."""
+    return messages.fingerprint(str(key).encode(errors="replace"))
+
+
+def method_called(frame: FrameType, future: Any) -> None:
+    """Note the future of a method of an actor, whose event is the handle.
+
+    The future itself has no weak references.
+    """
+    caller = frame.f_back
+    place = places.place(caller, places.executor_of(frame.f_locals["self"]))
+    handles.register(future._event, "future", place, owned=places.is_held_by_reader(caller))
+
+
+def method_answered(frame: FrameType, _: Any) -> None:
+    """Note that a method of an actor failed."""
+    here = frame.f_locals
+    handles.failed(handles.of(here["self"]._event), getattr(here["out"], "_e", None))
 
 
 def _handle_of(future: Any) -> handles.Handle | None:

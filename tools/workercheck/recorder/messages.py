@@ -9,6 +9,7 @@ Only the standard library is imported, and as little of it as possible. Nothing 
 
 import sys
 from _thread import _count as _count_threads
+from _thread import get_ident as _get_ident
 from binascii import crc32 as _crc32
 
 from workercheck.recorder import events, frameless
@@ -54,6 +55,8 @@ _pack_doing: "Any" = None
 _pack_record: "Any" = None
 _loaded = 0
 """The fingerprint of the message that was loaded last, as the mapped bytes have it."""
+_of_threads: "dict[int, int]" = {}
+"""By thread: the fingerprint of what it works on, where that is not the message loaded last."""
 _ring: "Any" = None
 _offsets: "Any" = None
 """The mapped bytes for the messages that this process sends, and where each goes next."""
@@ -236,12 +239,29 @@ def fingerprint(message: "Any") -> int:
 def note(number: int, place: int) -> None:
     """Note that a place has sent something with this fingerprint, in a way of its library's own."""
     _get_ready()
-    _pack_record(_ring or _map_ring(), next(_offsets), number, place, 0, _Kept.clock_ns())
+    _pack_record(_ring or _map_ring(), next(_offsets), number, place, loaded(), _Kept.clock_ns())
 
 
 def loaded() -> int:
-    """Return the fingerprint of the message that this worker loaded last."""
-    return _loaded
+    """Return the fingerprint of what this worker, or this thread of it, works on.
+
+    Most workers load one message after the other, and work on the latest.
+    """
+    return _of_threads.get(_get_ident(), _loaded) if _of_threads else _loaded
+
+
+def thread_works_on(number: int) -> None:
+    """Note what a thread works on, of a worker that loads messages while others are worked on.
+
+    Parameters
+    ----------
+    number
+        The fingerprint of what its library calls the work, 0 where the work is done.
+    """
+    if number:
+        _of_threads[_get_ident()] = number
+    else:
+        _of_threads.pop(_get_ident(), None)
 
 
 def task_begins(_frame: "FrameType", _: "Any") -> None:
@@ -310,6 +330,7 @@ def forget() -> None:
     global _doing, _ring, _inner, _is_worker
     _doing = _ring = _inner = None
     _is_worker = True
+    _of_threads.clear()
     _carries.clear()
     _kept.clear()
 
@@ -471,7 +492,7 @@ def not_sent(exc: BaseException, frame: "FrameType", thing: "Any", place: int) -
         from workercheck.recorder import failure
 
         fields = failure.describe_unsent(exc, frame, thing)
-        place = _places.within(place, _loaded)
+        place = _places.within(place, loaded())
         events.write("pickle-failed", place=place, reply_to=0, is_result=False, **fields)
 
 
@@ -489,7 +510,7 @@ def _dump_failed(
         at_work = is_answer and _doing is not None and _doing[0] == _WORKING
         events.write(
             "pickle-failed",
-            place=_places.within(place, _loaded),
+            place=_places.within(place, loaded()),
             reply_to=_loaded if at_work else 0,
             is_result=is_answer,
             **failure.describe_unsent(exc, caller, thing),

@@ -201,7 +201,7 @@ def code_of(module: Any, path: str) -> CodeType | None:
     path
         The path within it; ``outer.<locals>.inner`` is the function that another one makes.
     """
-    path, _, inner = path.partition(".<locals>.")
+    path, *inner = path.split(".<locals>.")
     function = module
     for part in path.split("."):
         function = getattr(function, part, None)
@@ -210,8 +210,9 @@ def code_of(module: Any, path: str) -> CodeType | None:
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     code: CodeType | None = getattr(function, "__code__", None)
-    if inner and code is not None:
-        return next((c for c in code.co_consts if getattr(c, "co_name", "") == inner), None)
+    for name in inner:
+        made = code.co_consts if code is not None else ()
+        code = next((c for c in made if getattr(c, "co_name", "") == name), None)
     return code
 
 
