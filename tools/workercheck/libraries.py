@@ -778,25 +778,39 @@ LIBRARIES = (
             "ray.remote_function": (
                 (
                     "RemoteFunction._remote",
-                    "afar-submitted self._function task_id().binary() retry_exceptions",
+                    "afar-submitted self._function task_id().hex().lstrip(f) retry_exceptions",
                 ),
             ),
             "ray.actor": (
                 (
                     "ActorHandle._actor_method_call",
-                    "afar-submitted - task_id().binary() retry_exceptions",
+                    "afar-submitted - task_id().hex().lstrip(f) retry_exceptions",
+                ),
+                # The task that makes an actor is named like the actor, after a row of "f".
+                (
+                    "ActorClass._remote",
+                    "afar-submitted self.__ray_metadata__.modified_class.__ray_actor_class__ "
+                    "_actor_id.hex().lstrip(f) -",
                 ),
             ),
             "ray.exceptions": (
                 (
                     "RayTaskError.__init__",
-                    "afar-failed cause ray._private.worker global_worker.current_task_id.binary()",
+                    "afar-failed cause ray._private.worker "
+                    "global_worker.current_task_id.hex().lstrip(f)",
                 ),
             ),
             "ray._private.serialization": (
                 (
                     "SerializationContext._deserialize_object",
-                    "afar-looked-at object_ref.task_id().binary() pid cause",
+                    "afar-looked-at object_ref.task_id().hex().lstrip(f) "
+                    "object_ref.task_id().actor_id().hex().lstrip(f) pid cause",
+                ),
+                (
+                    "SerializationContext._deserialize_object",
+                    # An error of that type has no more to say, that of an actor says how it ended.
+                    "afar-died object_ref.task_id().hex().lstrip(f) "
+                    "WorkerCrashedError OutOfMemoryError SYSTEM_ERROR",
                 ),
             ),
         },

@@ -241,7 +241,8 @@ class Seen(Event):
     request: int
     """As in the `Unseen` before it."""
     child: int | None
-    """The pid of the process that did the work, None where it is the one that writes this."""
+    """The pid of the process that did the work, None where it is the one that writes this, 0 where
+    nothing tells which it was."""
     exception: str | None
     message: str
     """What was seen, where it may be the failure of other work, of which the request was."""
@@ -398,10 +399,14 @@ class Unwatched(Event):
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class EndedAtWork(Event):
-    """A process is gone, and its mapped bytes say that it had a message to load or to work on."""
+    """A process is gone, and had a message to load or to work on.
+
+    Its mapped bytes say so, or its library does.
+    """
 
     event: ClassVar[str] = "ended-at-work"
     child: int
+    """0 where its library does not tell which process it was."""
     is_loading: bool
     fingerprint: int
     globals: list[str]

@@ -46,12 +46,14 @@ class _Deaths:
                 continue
             if e.is_loading and not e.fingerprint and not self.history.has_work(e.child):
                 continue
-            if not e.is_loading:
+            if not e.is_loading and e.child:
                 library = self.history.library_of_worker(e.child)
                 if library is None or not library.answers:
                     continue  # nothing tells whether it had finished
             thing = wording.reader_object(e.globals)
             work = self.history.work_of_message(e.fingerprint, e) if e.fingerprint else None
+            if not e.child and self._may_be_ended_by_reader(work):
+                continue
             if work is None or work.cell is None:
                 work = self.history.work_of_process(e.child)
             if e.is_loading:
@@ -59,6 +61,13 @@ class _Deaths:
                 self._add(e, e.child, work, what, thing)
             else:
                 self._add(e, e.child, work, _AT_WORK, _object_of(work) or thing)
+
+    def _may_be_ended_by_reader(self, work: Work | None) -> bool:
+        """Tell whether the reader's own code ended a worker like the one that had some work."""
+        return any(
+            work is not None and how == work.executor and self.history.was_ended_by_reader(pid)
+            for pid, how in self.history.work_processes().items()
+        )
 
     def _initializers(self) -> None:
         for e in self.history.of(ev.Raised):
@@ -187,7 +196,8 @@ class _Deaths:
         executor: str | None = None,
         exception: str | None = None,
     ) -> None:
-        self.explained.add(child)
+        if child:
+            self.explained.add(child)
         if work is None or work.cell is None:
             known = self.history.cell_of_process(child)
             work = Work(known, None) if known is not None else self.history.guess(event, executor)
@@ -205,7 +215,7 @@ class _Deaths:
                 cell=work.cell,
                 expected=self.history.expects(work.cell),
                 exception=exception,
-                process=f"worker {child}",
+                process=f"worker {child}" if child else None,
                 object=thing,
                 hint=hint or hints.died(is_page=self.history.steps.name == "page"),
             )

@@ -103,7 +103,7 @@ def _unseen_events(history: History) -> Iterator[tuple[ev.Unseen, int]]:
     What only the process that did the work knows of, it tells for each piece by itself. Of those
     that were handed out in one place and failed in the same way, one that was seen is enough.
     """
-    seen = {(e.child or e.pid, e.request) for e in history.of(ev.Seen)}
+    seen = {(e.pid if e.child is None else e.child, e.request) for e in history.of(ev.Seen)}
     passed_on = {(e.child, e.exception, e.message) for e in history.of(ev.Seen)}
     afar: dict[tuple[int, str | None], list[ev.Unseen]] = {}
     for e in history.of(ev.Unseen):
@@ -114,7 +114,8 @@ def _unseen_events(history: History) -> Iterator[tuple[ev.Unseen, int]]:
             afar.setdefault((id(work.place), e.exception), []).append(e)
     for events in afar.values():
         if not any(
-            (e.pid, e.request) in seen or (e.pid, e.exception, e.message) in passed_on
+            not seen.isdisjoint({(e.pid, e.request), (0, e.request)})
+            or (e.pid, e.exception, e.message) in passed_on
             for e in events
         ):
             yield events[0], len(events)

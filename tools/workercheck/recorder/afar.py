@@ -1,8 +1,8 @@
 """Work of which only the process that did it learns that it failed, as with Ray.
 
 Who hands such work out gets a reference, and learns nothing until it asks. Each end notes the name
-that the library gives the work: its bytes have a fingerprint, as a message has, by which the judge
-joins what the ends say.
+that the library gives the work: it has a fingerprint, as a message has, by which the judge joins
+what the ends say.
 
 Each function is called with the frame of a function of a library, see `workercheck.recorder.roles`.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workercheck.recorder import monitor
 
 _seen: set[int] = set()
+_lost: set[int] = set()
 
 
 def submitted(words: str) -> monitor.Handler:
@@ -79,23 +80,45 @@ def looked_at(words: str) -> monitor.Handler:
     Parameters
     ----------
     words
-        Where the name of the work is, from a variable on; where the outcome has the pid of the
-        process that did the work, and the error.
+        Where the name of the work is, from a variable on, and that of the work which made what
+        did it; where the outcome has the pid of the process that did the work, and the error.
     """
-    name, pid, cause = words.split()
+    name, origin, pid, cause = words.split()
 
     def handler(frame: FrameType, outcome: Any) -> None:
         number = _fingerprint(_find_in(frame.f_locals, name))
         if number and isinstance(outcome, BaseException) and number not in _seen:
             _seen.add(number)
             error = _find(outcome, cause)
-            events.write(
-                "seen",
-                request=number,
-                child=_find(outcome, pid),
-                exception=events.qualified(type(error)),
-                message=events.message_of(error),
-            )
+            exception, message = events.qualified(type(error)), events.message_of(error)
+            fields = {"exception": exception, "message": message}
+            events.write("seen", request=number, child=_find(outcome, pid), **fields)
+            made = _fingerprint(_find_in(frame.f_locals, origin))
+            if made:
+                events.write("seen", request=made, child=0, **fields)
+
+    return handler
+
+
+def died(words: str) -> monitor.Handler:
+    """Make the handler for what returns the outcome of work that may be that its worker died.
+
+    Parameters
+    ----------
+    words
+        Where the name of the work is, from a variable on; the names of errors that say so, or
+        what such an error says.
+    """
+    name, *marks = words.split()
+
+    def handler(frame: FrameType, outcome: Any) -> None:
+        number = _fingerprint(_find_in(frame.f_locals, name))
+        if number and isinstance(outcome, BaseException) and number not in _lost:
+            said = f"{type(outcome).__name__}: {events.message_of(outcome)}"
+            if any(mark in said for mark in marks):
+                _lost.add(number)
+                fields = {"is_loading": False, "fingerprint": number, "globals": []}
+                events.write("ended-at-work", child=0, **fields)
 
     return handler
 
@@ -106,19 +129,20 @@ def _find_in(variables: dict[str, Any], path: str) -> Any:
 
 
 def _find(thing: Any, path: str) -> Any:
-    """Follow attributes, and call methods: those that have parentheses."""
+    """Follow attributes, and call methods: those that have parentheses, with a word or nothing."""
     for step in filter(None, path.split(".")):
-        name = step.removesuffix("()")
+        name, is_call, word = step.removesuffix(")").partition("(")
         thing = getattr(thing, name, None)
-        if name != step and thing is not None:
-            thing = thing()
+        if is_call and thing is not None:
+            thing = thing(word) if word else thing()
     return thing
 
 
 def _fingerprint(name: Any) -> int:
-    return messages.fingerprint(name if type(name) is bytes else None)
+    return messages.fingerprint(name.encode() if type(name) is str else None)
 
 
 def forget() -> None:
     """Begin anew in a forked child."""
     _seen.clear()
+    _lost.clear()

@@ -74,6 +74,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "afar-submitted": ("return", afar.submitted),
     "afar-failed": ("start", afar.failed),
     "afar-looked-at": ("return", afar.looked_at),
+    "afar-died": ("return", afar.died),
     "message-made": ("return", messages.message_made),
     "message-written": ("return", messages.message_written),
     "task-begins": ("start", messages.task_begins),
