@@ -73,6 +73,13 @@ def test_what_needs_more_says_so(folder: Path, words: list[str]) -> None:
     assert 1 == len(done.stderr.splitlines())
 
 
+def test_a_command_without_dashes_is_no_page_that_needs_more(folder: Path) -> None:
+    done = run(folder, "workercheck", "run", "test_area.py")
+    assert 2 == done.returncode
+    assert "before a command: workercheck run -- python test_area.py" in done.stderr
+    assert "pip install" not in done.stderr
+
+
 def test_it_reads_scripts_and_says_what_pages_need(folder: Path) -> None:
     lost = LOST.replace("submit(area, 2)", "submit(lambda: area(2))")
     (folder / "lost.py").write_text(lost.lstrip())

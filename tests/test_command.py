@@ -333,6 +333,21 @@ def test_command_in_which_nothing_was_watched_is_2(runs: dict[str, Watched]) -> 
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rum", "areas.py"], "there is no command 'rum'; --help lists them"),
+        (["html", "--verbose"], "unrecognized arguments: --verbose"),
+    ],
+)
+def test_command_or_option_that_is_not_there_is_named(words: list[str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workercheck", *words], capture_output=True, text=True, check=False
+    )
+    assert 2 == done.returncode
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         ([], 2, "name a command or pages"),

@@ -735,8 +735,9 @@ def line_with(path: Path, text: str) -> int:
 
 def test_folder_is_searched_and_lines_are_those_of_the_files(tmp_path: Path) -> None:
     write(tmp_path)
-    (tmp_path / ".hidden").mkdir()
-    write(tmp_path / ".hidden")
+    for name in (".hidden", "jupyter_execute"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
     (tmp_path / "notes.md").write_text("# No notebook\n")
     (tmp_path / "data.txt").write_text("(")
     done = lint(tmp_path, ".")

@@ -320,6 +320,7 @@ def test_nothing_else_is_said_and_nothing_runs(refused: Done) -> None:
     ("words", "message"),
     [
         (["python", "script.py"], "'python' is no page; write -- before a command"),
+        (["script.py", "3"], "command: workercheck run -- python script.py 3\n"),
         (["page.md", "--jobs", "0"], "0 is not more than 0"),
         (["page.md", "--timeout", "soon"], "invalid number value: 'soon'"),
         (["--jobs", "2", "--", "true"], "--jobs and --timeout are for pages"),

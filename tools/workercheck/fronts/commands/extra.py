@@ -22,7 +22,9 @@ def missing(purpose: str, *, with_sphinx: bool = False) -> str:
     names = [name for name in needed if importlib.util.find_spec(name) is None]
     if not names:
         return ""
+    *others, last = names
+    which = f"{', '.join(others)} and {last} are" if others else f"{last} is"
     return (
-        f"workercheck: cannot {purpose}: {' and '.join(names)} missing. "
+        f"workercheck: cannot {purpose}: {which} missing. "
         f"Install the extra: pip install 'workercheck[{'sphinx' if with_sphinx else 'notebooks'}]'"
     )

@@ -19,7 +19,7 @@ from workercheck.report.record import PageReport, Report
 
 _SCRIPT, _PAGES = ".py", (".md", ".ipynb")
 
-_PASSED_OVER = {"node_modules", "site-packages", "__pycache__", "_build"}
+_PASSED_OVER = {"node_modules", "site-packages", "__pycache__", "_build", "jupyter_execute"}
 """Folders whose files nobody wrote here; with those whose names begin with a dot."""
 
 _EPILOG = "exit status: 0 no findings, 1 findings, 2 a file cannot be read"

@@ -77,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
     output.add_format(parser)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if others and not others[0].startswith("-"):
+        parser.error(f"there is no command {str(options.outdir)!r}; --help lists them")
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     found, doubts = gate.read(options.outdir)
     if found is not None:
         output.show(found, options.format)

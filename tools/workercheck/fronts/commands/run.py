@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,8 +59,11 @@ def main(argv: Sequence[str]) -> int:
         return run_command.main(command, options.format, options.report)
     if not options.pages:
         parser.error("name a command or pages: workercheck run -- COMMAND …, workercheck run PAGE…")
-    if not any(Path(word).suffix in (".ipynb", ".md") or Path(word).exists() for word in own):
-        parser.error(f"{options.pages[0]!r} is no page; write -- before a command")
+    if not any(Path(word).suffix in (".ipynb", ".md") or Path(word).is_dir() for word in own):
+        first = options.pages[0]
+        words = ["python"] * first.endswith(".py") + options.pages
+        call = f"workercheck run -- {shlex.join(words)}"
+        parser.error(f"{first!r} is no page; write -- before a command: {call}")
     if why := extra.missing("run pages"):
         print(why, file=sys.stderr)
         return 2
