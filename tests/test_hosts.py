@@ -39,6 +39,7 @@ except Exception:
 """
 TIMED = """
 %%time
+
 late = get_reusable_executor(max_workers=1).submit(slow, 1)
 """
 LOST = """
@@ -63,9 +64,9 @@ TAGGED = {FAULTS: 3, HEALTHY: 4}
 
 FAULTY = [
     (1, 44, "unpickle-task", False),
-    (2, 57, "unseen-failure", False),
-    (3, 71, "expected-but-absent", False),
-    (4, 83, "unpickle-task", False),
+    (2, 58, "unseen-failure", False),
+    (3, 72, "expected-but-absent", False),
+    (4, 84, "unpickle-task", False),
 ]
 """0-based cell, line of the file, kind of each finding, and whether it is expected."""
 FOUND = {
@@ -163,7 +164,7 @@ def test_line_of_the_cell_is_said(runs: dict[str, Watched]) -> None:
     err = runs["papermill"].err
     for cell, line, text in [
         (2, 3, "executor.submit(area, 1).result()"),
-        (3, 2, "late = get_reusable_executor(max_workers=1).submit(slow, 1)"),
+        (3, 3, "late = get_reusable_executor(max_workers=1).submit(slow, 1)"),
         (5, 3, "future = executor.submit(area, 2)"),
     ]:
         assert f"code cell {cell}, line {line}, {text!r}: " in err

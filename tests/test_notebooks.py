@@ -75,6 +75,20 @@ def test_cells_with_one_text_are_told_apart_by_their_numbers(tmp_path: Path) -> 
     assert [0, 2] == [find(tmp_path, place("same", number=n)).cell for n in (1, 3)]
 
 
+@pytest.mark.parametrize("empty", ["", "\n", "\n  \n"])
+def test_empty_lines_at_the_beginning_are_those_that_ipython_drops(
+    tmp_path: Path, empty: str
+) -> None:
+    transformers = pytest.importorskip("IPython.core.inputtransformer2")
+    text = f"{empty}x = 1\nwork()\n"
+    kept = transformers.TransformerManager().transform_cell(text)
+    line = kept.split("\n").index("work()") + 1
+    write(tmp_path / "a.ipynb", text.rstrip("\n"), f"%%capture\n{text}")
+    for number in (1, 2):
+        found = find(tmp_path, place(text, line=line, number=number))
+        assert (number - 1, "work()") == (found.cell, found.text)
+
+
 def test_text_below_a_magic_is_of_its_cell(tmp_path: Path) -> None:
     write(tmp_path / "a.ipynb", "%%capture\nx = 1\nwork()")
     assert 3 == find(tmp_path, place("x = 1\nwork()\n", line=2)).line_of_cell
@@ -106,12 +120,33 @@ def test_copies_that_nothing_tells_apart_are_both_named(tmp_path: Path) -> None:
     assert (a, b) == (found.path, found.alike)
 
 
+def written_later(path: Path) -> Path:
+    later = path.stat().st_mtime + 10
+    os.utime(path, (later, later))
+    return path
+
+
+def test_output_beside_the_kernel_is_not_the_notebook_of_another_folder(tmp_path: Path) -> None:
+    # As a program leaves it that executes notebooks of a folder with papermill.
+    source = write(tmp_path / "in" / "a.ipynb", "work()")
+    output = write(tmp_path / "a-out.ipynb", "work()", "more()")
+    assert output == find(tmp_path, place("work()")).path
+    written_later(output)
+    assert (source, None) == ((found := find(tmp_path, place("work()"))).path, found.alike)
+
+
+def test_notebook_that_is_executed_in_its_place_is_found_beside_a_copy(tmp_path: Path) -> None:
+    path = written_later(write(tmp_path / "a.ipynb", "work()"))
+    write(tmp_path / "kept" / "a.ipynb", "work()")
+    assert path == find(tmp_path, place("work()"), "--inplace", "a.ipynb").path
+    assert path == find(tmp_path, place("work()", test="a.ipynb::")).path
+
+
 def test_output_of_the_command_is_not_its_notebook(tmp_path: Path) -> None:
     b = write(tmp_path / "b.ipynb", "work()")
     a = write(tmp_path / "a.ipynb", "work()")
     os.utime(b, (0, 0))
-    later = a.stat().st_mtime + 10
-    os.utime(a, (later, later))
+    written_later(a)
     assert b == find(tmp_path, place("work()")).path
 
 

@@ -133,6 +133,52 @@ def test_leaves_work():
 def test_later():
     assert executor.submit(length, 2).result() == 1
 """
+SHARED = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import Pool
+
+import pytest
+from work import area, length
+
+@pytest.fixture(scope="session")
+def executor():
+    with ProcessPoolExecutor(2) as executor:
+        executor.submit(length, 1).result()
+        yield executor
+
+@pytest.fixture(scope="module")
+def pool():
+    with Pool(1) as pool:
+        assert 1 == pool.apply(length, (1,))
+        yield pool
+
+def fail_later(x):
+    time.sleep(0.3)
+    return area(x)
+
+def test_drops(executor):
+    executor.submit(fail_later, 2)
+
+def test_drops_at_its_end(executor):
+    future = executor.submit(fail_later, 3)
+    assert not future.done()
+
+def test_drops_a_result(pool):
+    pool.apply_async(fail_later, (4,))
+
+def test_healthy(executor, pool):
+    assert 1 == executor.submit(length, 2).result() == pool.apply(length, (2,))
+
+KEPT = []
+
+def test_keeps(executor):
+    KEPT.append(executor.submit(time.sleep, 1))
+    assert not KEPT[0].done()
+
+def test_soon_after(executor):
+    assert not KEPT[0].done()
+"""
 REPLACES = """
 import os
 import time
@@ -221,6 +267,7 @@ FILES = {
     "suite.py": SUITE,
     "healthy.py": HEALTHY,
     "late.py": LATE,
+    "shared.py": SHARED,
     "replaces.py": REPLACES,
     "program.py": PROGRAM,
 }
@@ -271,6 +318,8 @@ RUNS = {
     "healthy two": ("--workercheck", "-n", "2", "healthy.py"),
     "late": ("--workercheck", "late.py"),
     "late two": ("--workercheck", "-n", "2", "--dist", "loadfile", "late.py"),
+    "shared": ("--workercheck", "shared.py"),
+    "shared two": ("--workercheck", "-n", "2", "--dist", "loadfile", "shared.py"),
     "replaces": ("--workercheck", "replaces.py"),
 }
 
@@ -305,7 +354,7 @@ ABSENT = "the test is marked expect_worker_error, and no worker failed: it passe
         ("test_with_an_error_of_its_own", "failure", UNPICKLE.replace(":10:", ":37:")),
         ("test_skipped", "failure", UNPICKLE),
         ("test_of_unittest", "failure", UNPICKLE),
-        ("test_with_fixture", "error", f"suite.py:53: {UNSEEN}"),
+        ("test_with_fixture", "failure", f"suite.py:53: {UNSEEN}"),
         ("test_expected", "passed", ""),
         ("test_absent", "error", f"suite.py:59: {ABSENT}"),
         ("test_absent_skipped", "skipped", ""),
@@ -359,6 +408,26 @@ def test_work_that_nobody_asked_for_until_the_end_is_told_with_its_test(
     *_, last = run.output.splitlines()
     assert last.startswith(f"late.py:9: {UNSEEN}"), run.output
     assert last.endswith("[unseen-failure] handed out by late.py::test_leaves_work")
+
+
+@pytest.mark.parametrize("name", ["shared", "shared two"])
+@pytest.mark.parametrize(
+    ("test", "line"),
+    [
+        ("test_drops", 25),
+        ("test_drops_at_its_end", 28),
+        ("test_drops_a_result", 32),
+        ("test_healthy", 0),
+        ("test_keeps", 0),
+        ("test_soon_after", 0),
+    ],
+)
+def test_work_that_a_test_drops_in_the_executor_of_all_fails_that_test(
+    runs: dict[str, Outcome], name: str, test: str, line: int
+) -> None:
+    outcome, text = runs[name].tests[test]
+    assert ("failure" if line else "passed") == outcome, runs[name].output
+    assert f"shared.py:{line}: a " in text or not line
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from typing import Any
 
 import pytest
 
@@ -88,11 +87,18 @@ class Tests:
             exc.add_note(line)
 
     def _ask(self, item: pytest.Item, *, is_over: bool) -> list[str]:
-        handles: Any = sys.modules.get("workercheck.recorder.handles")
-        if handles is None:  # nothing that carries work has been imported
-            return []
-        events.guarded(handles.tell_gone, "the end of a test")()
+        if "workercheck.recorder.handles" not in sys.modules:
+            return []  # nothing that carries work has been imported
+        events.guarded(_tell_dropped, "the end of a test")()
         return self._asking.ask(test=_id_of(item), is_over=is_over) or []
+
+
+def _tell_dropped() -> None:
+    """Tell of work that failed and that nobody can ask for any more."""
+    from workercheck.recorder import endings, handles
+
+    endings.wait_for_dropped()
+    handles.tell_gone()
 
 
 def _id_of(item: pytest.Item) -> str:

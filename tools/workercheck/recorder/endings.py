@@ -39,6 +39,10 @@ _sleep = time.sleep
 PATIENCE = 10.0
 """Seconds that the work of a program gets to fail at its end, at most."""
 
+_DROPPED_WITHIN = 5.0
+"""Seconds that work which nobody can ask for any more gets to fail in the test that dropped it."""
+_POLL = 0.005
+
 _EXITING = 0x4
 """Flag of a process that Linux is taking down: ``PF_EXITING`` in ``include/linux/sched.h``."""
 
@@ -54,6 +58,8 @@ class _Pool:
         self.has_lost_workers = False
 
 
+_awaited: set[Callable[[], Any]] = set()
+"""Weak references to handles that a test has waited for, and that no other test waits for."""
 _owners: list[Callable[[], Any]] = []
 """Weak references to what may still fail: threads that manage executors, pools, processes."""
 _children: dict[int, tuple[str | None, handles.Handle | None, _Pool]] = {}
@@ -179,6 +185,44 @@ def _may_fail(owner: Any) -> bool:
         )
     except Exception:
         return False
+
+
+def wait_for_dropped() -> None:
+    """Wait a moment for work whose handle nobody has, so that it fails in the test it is of."""
+    counted = [pair for owner in _owners for pair in _counted(_under_way(owner()))]
+    dropped = {handle for handle, count in counted if count <= _KEPT_ONCE} - _awaited
+    _awaited.update(dropped)
+    deadline = events.Kept.monotonic() + _DROPPED_WITHIN
+    while any(handle() is not None for handle in dropped) and events.Kept.monotonic() < deadline:
+        _sleep(_POLL)
+    _awaited.intersection_update([handle for handle in _awaited if handle() is not None])
+
+
+def _under_way(owner: Any) -> list[Any]:
+    """Return the handles of the work that a Pool, or the thread of an executor, has under way."""
+    if not _may_fail(owner):
+        return []
+    if hasattr(owner, "pending_work_items"):
+        return [item.future for item in list(owner.pending_work_items.values())]
+    return list(getattr(owner, "_cache", {}).values())
+
+
+def _counted(handles: list[Any]) -> list[tuple[Callable[[], Any], int]]:
+    """Return a weak reference to each handle, and how many references keep it alive."""
+    counted: list[tuple[Callable[[], Any], int]] = []
+    while handles:
+        handle = handles.pop()  # so that it is not kept by the list
+        counted.append((weakref.ref(handle), sys.getrefcount(handle)))
+    return counted
+
+
+def _count_of_one_keeper() -> int:
+    keeper = [_Pool()]
+    return _counted(keeper.copy())[0][1]
+
+
+_KEPT_ONCE = _count_of_one_keeper()
+"""What is counted for a handle that only its executor keeps."""
 
 
 # --- ended on purpose -----------------------------------------------------------------------------

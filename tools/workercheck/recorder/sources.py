@@ -68,15 +68,18 @@ def _of_command(file: str, line: int) -> str:
 
 def _in_cell(frame: FrameType) -> tuple[str, int] | None:
     """Return the position in a cell of text that a magic of IPython runs, ``%%time`` for one."""
-    is_below, caller = False, frame.f_back
+    text, caller = None, frame.f_back
     while caller is not None and caller.f_globals is not frame.f_globals:
-        is_below = is_below or caller.f_code.co_name == "run_cell_magic"
+        if caller.f_code.co_name == "run_cell_magic":
+            text = caller.f_locals.get("cell")
         caller = caller.f_back
     if caller is None or caller.f_code.co_filename.startswith("<") or frame.f_back is caller:
         return None
     line = caller.f_lineno or 0
-    if is_below and frame.f_code.co_filename == _TIMED:  # other magics put lines of theirs before
-        line += frame.f_lineno or 0
+    # Other magics put lines of theirs before.
+    if type(text) is str and frame.f_code.co_filename == _TIMED:
+        dropped = text[: len(text) - len(text.lstrip())].count("\n")  # by IPython
+        line += dropped + (frame.f_lineno or 0)
     return caller.f_code.co_filename, line
 
 

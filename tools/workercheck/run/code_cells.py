@@ -76,15 +76,24 @@ def by_hash(path: Path) -> dict[int, list[CodeCell]]:
 
 
 def _names(cell: CodeCell) -> Iterator[tuple[int, CodeCell]]:
-    """Yield the hashes of the texts that may run for a cell, each with what is above it."""
+    """Yield the hashes of the texts that may run for a cell, each with what is above it.
+
+    IPython drops the empty lines at the beginning of what it runs.
+    """
     text = "\n".join(cell.lines)
+    above = _empty_lines(cell.lines)
     # As it is, without empty lines around it, and with a newline at its end.
     for variant in dict.fromkeys([text, text.strip("\n"), text.rstrip("\n") + "\n"]):
-        above = text.index(variant.rstrip("\n"))
-        yield cell_hash(variant), dc.replace(cell, above=text.count("\n", 0, above))
+        yield cell_hash(variant), dc.replace(cell, above=above)
     if cell.lines[0].startswith("%%"):
-        below = "\n".join(cell.lines[1:]).rstrip("\n") + "\n"
-        yield cell_hash(below), dc.replace(cell, above=1)
+        below = cell.lines[1:]
+        within = "\n".join(below).rstrip("\n") + "\n"
+        yield cell_hash(within), dc.replace(cell, above=1 + _empty_lines(below))
+
+
+def _empty_lines(lines: Sequence[str]) -> int:
+    """Return how many lines at the beginning are empty."""
+    return next((number for number, line in enumerate(lines) if line.strip()), 0)
 
 
 def _in_notebook(text: str) -> Iterator[CodeCell]:

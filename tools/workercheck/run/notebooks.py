@@ -79,7 +79,11 @@ class Notebooks:
             return None
         kernel, hash_of_cell = int(match[1]), int(match[2])
         found = self._with(hash_of_cell, self._near(kernel, place.test))
-        found = found or self._with(hash_of_cell, self._far(hash_of_cell))
+        words = [*self._named(kernel, place.test), *self._arguments]
+        # A program may run notebooks of another folder than that in which it leaves its outputs.
+        if all(self._is_output(p) and not any(_ends_with(p, w) for w in words) for p in found):
+            far = self._with(hash_of_cell, self._far(hash_of_cell))
+            found = list(dict.fromkeys([*found, *far]))
         if not found:
             return None
         ranks = sorted((self._rank(path, kernel, place.test), path) for path in found)
@@ -93,8 +97,6 @@ class Notebooks:
         # Cells with one text are told apart by how many ran before.
         cell = min(cells, key=lambda cell: abs(cell.index + 1 - (place.number or 0)))
         at = min(max(place.line, 1) + cell.above, len(cell.lines)) - 1
-        # A magic may drop empty lines at the beginning of its text.
-        at = next((i for i in range(at, len(cell.lines)) if cell.lines[i].strip()), at)
         return NotebookLine(
             path=cell.file or path,
             cell=cell.index,
@@ -147,10 +149,14 @@ class Notebooks:
             # The notebook that a command makes of a script is named beside it.
             not (given and path.suffix == ".py"),
             given[0] if given else len(self._arguments),
+            self._is_output(path),
             started is not None and path.parent != Path(started.cwd),
-            self._read[path][0] / 1e9 > self._started,  # an output of the command
             SUFFIXES.index(path.suffix),
         )
+
+    def _is_output(self, path: Path) -> bool:
+        """Tell whether the command has written a notebook."""
+        return self._read[path][0] / 1e9 > self._started
 
     def _with(self, hash_of_cell: int, paths: Sequence[Path]) -> list[Path]:
         return [path for path in paths if hash_of_cell in self._cells(path)]
