@@ -17,6 +17,10 @@ from typing import Any
 
 import psutil
 import pytest
+from workercheck.evidence import records as ev
+from workercheck.judge.finding import Finding
+from workercheck.report import command as report_of
+from workercheck.report.record import PageReport, Report
 
 LOST = """
 import multiprocessing
@@ -345,6 +349,43 @@ def test_command_or_option_that_is_not_there_is_named(words: list[str], message:
     )
     assert 2 == done.returncode
     assert message in done.stderr
+
+
+def started(*argv: str) -> ev.ProcessStarted:
+    return ev.ProcessStarted(
+        pid=1,
+        time=0.0,
+        ppid=0,
+        group=1,
+        argv=list(argv),
+        python="3.14.0",
+        executable=argv[0],
+        forked=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("commands", "named"),
+    [
+        ([["/e/bin/python", "/e/bin/tox", "-q"]], "those of tox, which"),
+        (
+            [["python3", "-m", "jupyter_server", "--x"], ["python3", "/e/bin/myst", "build"]],
+            "those of jupyter_server, myst, which",
+        ),
+        ([["python", "-m", "tox"], ["python", "tests.py"]], None),
+        ([["python", "/e/bin/pytest", "tox"]], None),
+    ],
+)
+def test_command_in_which_only_launchers_were_watched_has_no_verdict(
+    commands: list[list[str]], named: str | None
+) -> None:
+    events = [started(*argv) for argv in commands]
+    doubt = report_of.doubt_about(Report({}, [], {}), events)
+    assert (named is None) == (doubt is None)
+    assert doubt is None or str(named) in doubt.message
+    # What was found is told: it names the environment of each process that was not watched.
+    found = PageReport("tox", "tox", True, findings=[Finding("not-watched", "of .tox", 0)])
+    assert report_of.doubt_about(Report({}, [found], {}), events) is None
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from test_command import watch
+from test_command import Watched, watch
 from test_hosts import FUNCTIONS, LOST, SWALLOWED, tool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
@@ -32,8 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("pages", [tuple(PAGES), ("healthy.md",)], ids=["faults", "healthy"])
-def test_page_of_mystmd(project: Path, pages: tuple[str, ...]) -> None:
+def write(project: Path, pages: tuple[str, ...]) -> None:
     for name in pages:
         cells = "".join(
             f"\n```{{code-cell}} python\n{code.strip()}\n```\n" for code in (FUNCTIONS, PAGES[name])
@@ -43,8 +43,17 @@ def test_page_of_mystmd(project: Path, pages: tuple[str, ...]) -> None:
         "version: 1\nproject:\n  exports:\n    - format: md\n      output: out/out.md\n"
         f"      article: {pages[0]}\n"
     )
+
+
+def build(project: Path) -> Watched:
+    return watch(project, "report", tool("myst"), "build", "--execute", "--md", "--ci")
+
+
+@pytest.mark.parametrize("pages", [tuple(PAGES), ("healthy.md",)], ids=["faults", "healthy"])
+def test_page_of_mystmd(project: Path, pages: tuple[str, ...]) -> None:
+    write(project, pages)
     # mystmd says success, and leaves the server of its kernels running: no page is to blame.
-    done = watch(project, "report", tool("myst"), "build", "--execute", "--md", "--ci")
+    done = build(project)
     faults = {
         "lost.md": ("lost.md", "unpickle-task", 27),
         "swallowed.md": ("swallowed.md", "unpickle-task", 27),
@@ -52,3 +61,16 @@ def test_page_of_mystmd(project: Path, pages: tuple[str, ...]) -> None:
     expected = [faults[name] for name in pages if name in faults]
     assert (int(bool(expected)), expected) == (done.status, sorted(done.found)), done.err
     assert "out.md" in [path.name for path in (project / "out").iterdir()]
+
+
+def test_pages_that_mystmd_does_not_execute_have_no_verdict(project: Path) -> None:
+    write(project, ("lost.md",))
+    assert 1 == build(project).status
+    kept = build(project)
+    assert 2 == kept.status, kept.err
+    assert "remove what it has kept of earlier runs" in kept.err
+    shutil.rmtree(project / "_build")
+    (project.parent / "jupyter" / "jupyter_server_config.py").write_text("raise SystemExit(1)")
+    without_server = build(project)
+    assert 2 == without_server.status, without_server.err
+    assert "those of jupyter_server, myst, node" in without_server.err

@@ -908,6 +908,13 @@ HOST_SERVERS = ("jupyter_server",)
 No page starts them, and no page can end them.
 """
 
+LAUNCHERS = (
+    *HOST_SERVERS,
+    *("hatch", "myst", "node", "nox", "npm", "npx", "pdm", "pip", "poetry", "pre-commit", "tox"),
+    "virtualenv",
+)
+"""Programs that run the code of a project in other processes only, by their name or module."""
+
 BOOTSTRAPS = ("import sys;exec(eval(sys.stdin.readline()))",)
 """What a host runs with ``python -c`` to have its own code sent to a process.
 

@@ -15,6 +15,7 @@ from workercheck.judge.finding import WORKER_KINDS, Finding
 from workercheck.judge.history import History
 from workercheck.judge.steps import HandOut, HandOuts, step_at
 from workercheck.report.record import PageReport, Report
+from workercheck.run import interpreters
 
 
 def of_command(
@@ -58,20 +59,38 @@ def of_command(
     return Report(environment, pages.sorted(), {}, of_command=True)
 
 
-def not_watched(argv: Sequence[str], environment: dict[str, Any]) -> Report:
+def not_watched(argv: Sequence[str], doubt: Finding, environment: dict[str, Any]) -> Report:
     """Return the report about a command of which nothing is known."""
     pages = _Pages(argv)
     page = pages.of_command()
     page.executed = False
-    page.findings = [NOTHING_WATCHED]
+    page.findings = [doubt]
     return Report(environment, pages.sorted(), {}, of_command=True)
 
 
-NOTHING_WATCHED: Finding = remains.not_watched(
-    "no Python process of the command had the recorder in it",
+def doubt_about(report: Report, events: Sequence[ev.Event]) -> Finding | None:
+    """Return why a report tells nothing about a project's code, None where it may tell all."""
+    started = {
+        interpreters.program(e.argv).rpartition(" ")[2]
+        for e in events
+        if isinstance(e, ev.ProcessStarted)
+    }
+    if started.difference(libraries.LAUNCHERS) or (started and report.verdict == "fail"):
+        return None
+    if not started:
+        return remains.not_watched("no Python process of the command had the recorder in it", _LET)
+    return remains.not_watched(
+        "no Python process of the command had the recorder in it but those of "
+        f"{', '.join(sorted(started))}, which run no code themselves",
+        "If the command was to execute pages, see above why it did not, and remove what it has "
+        f"kept of earlier runs. {_LET}",
+    )
+
+
+_LET = (
     "Install workercheck in the environment in which the command's Python runs, and let the "
     "variable WORKERCHECK_EVIDENCE through to it: for tox, add it to pass_env, or call tox with "
-    "TOX_OVERRIDE=testenv.pass_env+=WORKERCHECK_EVIDENCE.",
+    "TOX_OVERRIDE=testenv.pass_env+=WORKERCHECK_EVIDENCE."
 )
 
 

@@ -71,39 +71,38 @@ def main(
         where = exc.filename or command[0]
         print(f"workercheck: cannot run {where}: {exc.strerror or exc}", file=sys.stderr)
         return 127 if isinstance(exc, FileNotFoundError) else 126
-    found = _report(run, cwd, steps_of(run.events))
+    environment = _environment(run, cwd)
+    found = report_of.of_command(run.argv, steps_of(run.events), run.events, environment)
+    doubt = report_of.doubt_about(found, run.events)
+    if doubt is not None:
+        found = report_of.not_watched(run.argv, doubt, environment)
     rest = told.rest(found)
-    _show(found, rest, run, form)
+    _show(found, rest, run, doubt, form)
     if not output.save(found, saved_to):
         return run.status or 2
     if run.cut_short:
         return 1
     if run.status:
         return run.status
-    if not _is_watched(run):
+    if doubt is not None:
         return 2
     # pytest has said by its own status what became of the tests that were told.
     return 1 if rest.verdict == "fail" else 0
 
 
-def _is_watched(run: CommandRun) -> bool:
-    return any(isinstance(event, ev.ProcessStarted) for event in run.events)
-
-
-def _report(run: CommandRun, cwd: Path, steps: HandOuts) -> Report:
+def _environment(run: CommandRun, cwd: Path) -> dict[str, Any]:
     started = [e for e in run.events if isinstance(e, ev.ProcessStarted)]
     environment = dc.asdict(describe_environment(cwd))
     if started:  # the command may have an environment of its own
         environment["python"] = started[0].python
-    if not started:
-        return report_of.not_watched(run.argv, environment)
-    return report_of.of_command(run.argv, steps, run.events, environment)
+    return environment
 
 
 def _show(
     found: Report,
     rest: Report,
     run: CommandRun,
+    doubt: Finding | None,
     form: str,
 ) -> None:
     """Print the findings: text where it does not mix with what the command printed."""
@@ -111,11 +110,10 @@ def _show(
         print(f"workercheck: the command was ended: {run.cut_short}", file=sys.stderr)
     if form != "text":
         output.show(found, form)
-    elif _is_watched(run):
+    elif doubt is None:
         lines = [_line(page, finding) for page in rest.pages for finding in page.unexpected]
         print("\n".join([f"workercheck: {record.summary(found)}", *lines]), file=sys.stderr)
     else:
-        doubt = report_of.NOTHING_WATCHED
         print(f"workercheck: no verdict: {doubt.message}. {doubt.hint}", file=sys.stderr)
 
 
