@@ -32,8 +32,14 @@ _BUFFERS = (bytes, bytearray, memoryview)
 _FOR_TRACEBACKS = ("ast", "unicodedata", "_suggestions")
 """What `traceback` imports when it formats an error, and some errors only."""
 
+_carriers: "dict[int, dict[str, Any]]" = {}
+"""The globals of modules each function of which carries messages, by their id."""
 _carries: "dict[int, bool]" = {}
-"""By the id of a function's code: whether it carries messages."""
+"""By the id of the code of another function: whether it carries messages.
+
+Not asked where the module tells: the hook that watches files is called for each code that is read
+from a frame.
+"""
 _kept: "list[CodeType]" = []
 """Those codes, so that no other code gets the same id."""
 _failed: "set[int]" = set()
@@ -50,7 +56,6 @@ _is_worker = False
 _handles: "Any" = None
 _places: "Any" = None
 _mapped: "Any" = None
-_resolvers: "dict[int, Any]" = {}
 _pack_doing: "Any" = None
 _pack_record: "Any" = None
 _loaded = 0
@@ -109,7 +114,7 @@ def watched_load(real: "Any") -> type:
         caller: FrameType | None
         try:
             caller = _getframe(1)
-            carries = _carries.get(_id(caller.f_code))
+            carries = _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
             if carries is None:
                 carries = _classify(caller)
         except ValueError:  # called from C, as concurrent.interpreters does
@@ -182,11 +187,9 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
 
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
         caller: FrameType | None
-        code: CodeType | None = None
         try:
             caller = _getframe(1)
-            code = caller.f_code
-            carries = _carries.get(_id(code))
+            carries = _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
             if carries is None:
                 carries = _classify(caller)
         except ValueError:
@@ -201,9 +204,9 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
         if carries:
             try:
                 if result is not None:
-                    _note_sent(result, caller, code, args[at])
+                    _note_sent(result, caller, args[at])
                 elif hasattr(args[at + 1], "getvalue"):  # written into a file
-                    _note_sent(args[at + 1].getvalue(), caller, code, args[at])
+                    _note_sent(args[at + 1].getvalue(), caller, args[at])
             except Exception as exc:
                 events.failed("a message", exc)
         return result
@@ -215,8 +218,7 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
 def message_made(frame: "FrameType", result: "Any") -> None:
     """Note what a function returns that makes a message out of several pickles."""
     _get_ready()
-    caller = frame.f_back
-    _note_sent(result, caller, caller and caller.f_code, frame.f_locals.get("x"))
+    _note_sent(result, frame.f_back, frame.f_locals.get("x"))
 
 
 def message_written(variable: str) -> "Any":
@@ -225,7 +227,7 @@ def message_written(variable: str) -> "Any":
     def handler(frame: "FrameType", _: "Any") -> None:
         _get_ready()
         here = frame.f_locals
-        _note_sent(here[variable].getvalue(), frame, frame.f_code, here["obj"])
+        _note_sent(here[variable].getvalue(), frame, here["obj"])
 
     return handler
 
@@ -278,9 +280,12 @@ def task_done(_frame: "FrameType", _: "Any") -> None:
 
 def _classify(frame: "FrameType") -> bool:
     _get_ready()
-    code = frame.f_code
-    carries = _carries[_id(code)] = bool(_places.carries_messages(frame))
-    _kept.append(code)
+    carries = bool(_places.carries_messages(frame))
+    if carries and _places.calls_no_tasks(frame):
+        _carriers[_id(frame.f_globals)] = frame.f_globals
+    else:
+        _carries[_id(frame.f_code)] = carries
+        _kept.append(frame.f_code)
     if _is_worker and carries and _doing is None:
         _map_doing()
     return carries
@@ -288,12 +293,12 @@ def _classify(frame: "FrameType") -> bool:
 
 def _get_ready() -> None:
     """Import the rest, which a process that carries no message never needs."""
-    global _is_ready, _is_worker, _handles, _places, _mapped, _resolvers
+    global _is_ready, _is_worker, _handles, _places, _mapped
     global _pack_doing, _pack_record
     if not _is_ready:
         from workercheck.recorder import handles, mapped, places
 
-        _handles, _places, _mapped, _resolvers = handles, places, mapped, places.resolvers
+        _handles, _places, _mapped = handles, places, mapped
         _pack_doing, _pack_record = mapped.pack_doing, mapped.pack_record
         _is_worker = places.is_worker()
         _is_ready = True
@@ -331,6 +336,7 @@ def forget() -> None:
     _doing = _ring = _inner = None
     _is_worker = True
     _of_threads.clear()
+    _carriers.clear()
     _carries.clear()
     _kept.clear()
 
@@ -425,7 +431,9 @@ def _is_nested(frame: "FrameType | None") -> bool:
     while frame is not None:
         if frame.f_code in _wrappers:
             caller = frame.f_back
-            return caller is not None and bool(_carries.get(_id(caller.f_code)))
+            return caller is not None and bool(
+                _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
+            )
         frame = frame.f_back
     return False
 
@@ -451,24 +459,17 @@ def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any")
         events.failed("a failed load", error)
 
 
-def _note_sent(
-    message: "Any", caller: "FrameType | None", code: "CodeType | None", thing: "Any"
-) -> None:
-    # An audit hook is called for each code that is read from a frame.
-    resolve = _resolvers.get(_id(code))
+def _note_sent(message: "Any", caller: "FrameType | None", thing: "Any") -> None:
     # What an answer answers; for anything else, what it is sent on behalf of.
     worked_on = _loaded
-    if resolve is not None:
-        place = resolve(caller, thing)
-    else:
-        place, is_answer = _places.sender(caller, thing)
-        # What is sent while a message is loaded is a question about it.
-        if is_answer and _doing is not None and _doing[0] != _LOADING:
-            if _doing[0] == _WORKING:
-                place = _REPLY
-            _doing[0] = _IDLE
-            if _handles.untold:  # a worker may be ended without a chance to tell
-                events.guarded(_handles.tell_gone, "the end of a task")()
+    place, is_answer = _places.sender(caller, thing)
+    # What is sent while a message is loaded is a question about it.
+    if is_answer and _doing is not None and _doing[0] != _LOADING:
+        if _doing[0] == _WORKING:
+            place = _REPLY
+        _doing[0] = _IDLE
+        if _handles.untold:  # a worker may be ended without a chance to tell
+            events.guarded(_handles.tell_gone, "the end of a task")()
     size = len(message)
     _pack_record(
         _ring or _map_ring(),

@@ -69,8 +69,8 @@ _kept: list[Any] = []
 _sent_from: dict[tuple[Any, ...], int] = {}
 """By reader's code, instruction, function of a library and cell: the place of what is sent."""
 _executors: dict[type, str] = {}
-_loops: set[int] = set()
-"""Ids of the code of functions that a worker's process runs, and that call its tasks."""
+_loop: FrameType | None = None
+"""Of the function that the process of a worker runs: takes one task after the other."""
 _count = 0
 resolvers: dict[int, Resolver] = {}
 _cell_of_thread: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -134,6 +134,12 @@ def carries_messages(frame: FrameType) -> bool:
     return kind(frame) in (CARRIER, END) and not _calls_task(frame)
 
 
+def calls_no_tasks(frame: FrameType) -> bool:
+    """Tell whether no function in the module of a frame calls the tasks of workers."""
+    module = module_of(frame) + "."
+    return not any(path.startswith(module) for path in RUNS)
+
+
 def _calls_task(frame: FrameType) -> bool:
     path = frame.f_code.co_qualname.partition(".<locals>")[0]  # a comprehension is within
     return f"{module_of(frame)}.{path}" in RUNS
@@ -151,7 +157,7 @@ def is_machinery(frame: FrameType | None) -> bool:
     it is deleted, is not the loop.
     """
     caller = frame.f_back if frame is not None else None
-    if caller is not None and _id(caller.f_code) in _loops:
+    if caller is not None and caller is _loop:
         return True
     while frame is not None:
         known = _kinds.get(_id(frame.f_code))
@@ -167,10 +173,10 @@ def is_machinery(frame: FrameType | None) -> bool:
 
 
 def _remember_loop(frame: FrameType, caller: FrameType) -> None:
-    """Remember the function that a worker's process runs: nothing of the reader's is below it."""
+    """Remember what a worker's process runs: nothing of the reader's is below it."""
+    global _loop
     if caller.f_code.co_name == "run" and kind(caller) == CARRIER:
-        _kept.append(frame.f_code)
-        _loops.add(_id(frame.f_code))
+        _loop = frame
 
 
 def reader_of(frame: FrameType | None) -> FrameType | None:
@@ -318,12 +324,10 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
         a library asks by itself, as the proxy of a manager does when it is deleted, is no answer.
     """
     first = frame
-    above = frame.f_back if frame is not None else None
-    if above is not None and (
-        _id(above.f_code) in _loops
-        or (above.f_back is not None and _id(above.f_back.f_code) in _loops)
-    ):
-        return 0, True
+    if _loop is not None and frame is not None:
+        above = frame.f_back
+        if above is _loop or (above is not None and above.f_back is _loop):
+            return 0, True
     asks = False
     while frame is not None:
         resolve = resolvers.get(_id(frame.f_code))
@@ -559,7 +563,8 @@ def first_of_batch(thing: Any) -> Any:
 
 def forget() -> None:
     """Begin anew in a forked child: its places are its own."""
-    global _count
+    global _count, _loop
+    _loop = None
     _places.clear()
     _within.clear()
     _sent_from.clear()
