@@ -11,7 +11,7 @@ import sys
 import time
 import weakref
 
-from workercheck.libraries import FOR_READER, MODULES
+from workercheck.libraries import FOR_READER, MODULES, RESULT_READERS
 from workercheck.recorder import (
     asynchronous,
     events,
@@ -168,7 +168,9 @@ def _may_fail(owner: Any) -> bool:
             return False
         if hasattr(owner, "pending_work_items"):  # the thread of an executor
             items = list(owner.pending_work_items.values())
-            return owner.is_alive() and any(not item.future.done() for item in items)
+            return owner.is_alive() and (
+                any(not item.future.done() for item in items) or _has_result(owner)
+            )
         if hasattr(owner, "_cache"):  # a Pool
             return (
                 bool(owner._cache)
@@ -185,6 +187,20 @@ def _may_fail(owner: Any) -> bool:
         )
     except Exception:
         return False
+
+
+def _has_result(thread: Any) -> bool:
+    """Tell whether the thread of an executor has a result in its hands.
+
+    The result is no longer among the executor's tasks, and may not be in its future yet; then come
+    the callbacks, which may hand out more work.
+    """
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None and frame.f_code.co_name not in RESULT_READERS:
+        if frame.f_back is None:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def wait_for_dropped() -> None:
