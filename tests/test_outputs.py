@@ -46,6 +46,28 @@ def test_cut_keeps_an_empty_line_at_which_a_message_begins(
     assert printed.startswith("one\ntw\nworkercheck cut")
 
 
+PRINTS = "import sys, time\nprint('one', end='', flush=True)\ntime.sleep(0.5)\n{}print(' line')"
+
+
+@pytest.mark.parametrize(
+    ("between", "printed"),
+    [
+        ("", [("stdout", "one line\n")]),
+        ("print('!', file=sys.stderr)\n", [("stdout", "one line\n"), ("stderr", "!\n")]),
+        ("display(7)\n", [("stdout", "one"), ("stdout", " line\n")]),
+        ("print()\nprint('!', file=sys.stderr, flush=True)\ntime.sleep(0.5)\n", None),
+    ],
+    ids=["alone", "warning", "result", "warning after the line"],
+)
+def test_line_that_a_kernel_sends_in_two_messages_is_one(
+    between: str, printed: list[tuple[str, str]] | None, tmp_path: Path
+) -> None:
+    (run,) = execute(page(tmp_path, PRINTS.format(between)))
+    streams = [out for out in run.notebook.cells[0].outputs if out.output_type == "stream"]
+    wanted = printed or [("stdout", "one\n"), ("stderr", "!\n"), ("stdout", " line\n")]
+    assert wanted == [(out.name, out.text) for out in streams]
+
+
 def test_output_that_is_drawn_anew_counts_once(tmp_path: Path) -> None:
     (run,) = execute(
         page(

@@ -27,7 +27,10 @@ class BoundedClient(NotebookClient):
         """Keep an output, or as much of it as there is room for."""
         if msg["msg_type"] != "error":
             msg = self._cut(msg, cell_index)
-        return super().output(outs, msg, display_id, cell_index) if msg else None
+        if not msg:
+            return None
+        out = super().output(outs, msg, display_id, cell_index)
+        return _in_one_piece(outs) or out
 
     def _cut(self, msg: dict[str, Any], cell_index: int) -> dict[str, Any]:
         """Return a message as far as there is room for it, an empty one where there is none."""
@@ -59,6 +62,26 @@ class BoundedClient(NotebookClient):
         self._spent.pop((cell_index, True), None)
         self._spent.pop((cell_index, False), None)
         super().clear_output(outs, msg, cell_index)
+
+
+def _in_one_piece(outs: list[Any]) -> Any:
+    """Join what was printed last to what was printed before it; return both where that is so.
+
+    A kernel sends what a cell prints whenever it has the time, in the middle of a line, too, and
+    myst-nb begins a line with each message.
+    """
+    last = outs[-1] if outs else {"output_type": ""}
+    if last["output_type"] != "stream":
+        return None
+    for distance, before in enumerate(reversed(outs[:-1])):
+        if before["output_type"] != "stream":
+            break
+        if before["name"] == last["name"]:
+            if distance and before["text"].endswith("\n"):
+                break
+            before["text"] += outs.pop()["text"]
+            return before
+    return None
 
 
 def _size(data: Any) -> int:
