@@ -134,3 +134,13 @@ def test_cell_that_needs_a_loop_leaves_its_names_to_the_script(tmp_path):
         [sys.executable, str(tmp_path / "page.py")], capture_output=True, text=True, timeout=60
     )
     assert "got 5\n" == done.stdout, done.stderr
+
+
+def test_code_with_a_long_word_is_marked(site: Site):
+    site.conf(CONF.replace('"llms_txt"', '"long_words"'))
+    long = "a" * 31
+    site.write("index", text=f"# Start\n\n`{long[1:]}` `{long}` `{long[20:]} {long[20:]}`\n")
+    build = site.build("-W")
+    assert 0 == build.status, build.log
+    html = (build.outdir / "index.html").read_text()
+    assert [long] == re.findall(r'<code class="[^"]*\blong\b[^"]*"><span class="pre">(a+)<', html)

@@ -63,10 +63,19 @@ window.probe = (() => {
 
   const figures = (root) => views(root).filter((view) => view.model.type === "Figure");
 
-  function framePixels(figure) {
+  function canvasPixels(figure, { left, top, width, height }) {
     const layer = figure.canvas_view.compose();
-    const box = [figure.frame.bbox.left, figure.frame.bbox.top, figure.frame.bbox.width, figure.frame.bbox.height];
-    return layer.canvas.getContext("2d").getImageData(...box.map((n) => n * layer.pixel_ratio)).data;
+    const box = [left, top, width, height].map((n) => n * layer.pixel_ratio);
+    return layer.canvas.getContext("2d").getImageData(...box).data;
+  }
+
+  const framePixels = (figure) => canvasPixels(figure, figure.frame.bbox);
+
+  /** Where an element in front of a figure is, on the figure's canvas. */
+  function place(element, figure) {
+    const { left, top, width, height } = element.getBoundingClientRect();
+    const canvas = figure.canvas_view.el.getBoundingClientRect();
+    return { left: left - canvas.left, top: top - canvas.top, width, height };
   }
 
   function bokehProblems(root, index) {
@@ -102,6 +111,15 @@ window.probe = (() => {
         const view = model.type === "Legend" && window.Bokeh.index.find_one(model);
         if (view && view.el.parentNode === figure.canvas_view.underlays_el)
           found.push(`${name} hides its legend`);
+        const area = view && place(view.el, figure);
+        if (area && area.width >= 1 && model.visible) {
+          const under = () => canvasPixels(figure, area);
+          pixelsWith(() => true);
+          const seen = under();
+          pixelsWith(() => false);
+          if (difference(seen, under()).pixels) found.push(`${name} has data under its legend`);
+          pixelsWith(() => true);
+        }
         for (const property of Object.keys(model.properties))
           if (/text_color$/.test(property) && typeof model[property] === "string" && !/Glyph|^Text$/.test(model.type)) {
             const seen = contrast(model[property], background);
@@ -210,6 +228,16 @@ window.probe = (() => {
       const found = own("button.copybtn").some((button) => getComputedStyle(button).opacity < 1)
         ? ["a copy button shows under a mouse only"]
         : [];
+      const torn = own("code.literal:not(td *)").find((element) => {
+        const [next] = element.nextSibling?.textContent.match(/^[.,:;?!)]/) ?? [];
+        if (!next) return false;
+        const range = document.createRange();
+        range.setStart(element.nextSibling, 0);
+        range.setEnd(element.nextSibling, 1);
+        const { top, height } = [...element.getClientRects()].at(-1);
+        return range.getBoundingClientRect().top > top + height / 2;
+      });
+      if (torn) found.push(`${torn.textContent} is torn from its punctuation`);
       const link = own(".highlight :is(span, code)").find((element) =>
         !element.closest("a") && /underline/.test(getComputedStyle(element).textDecorationLine));
       if (link) found.push(`${link.textContent} looks like a link and is none`);
@@ -262,9 +290,10 @@ window.probe = (() => {
         const lost = place ? place.scrollWidth - place.clientWidth : 0;
         if (lost > 1) found.push(`${lost} px of the table "${table.textContent.trim().slice(0, 40)}" are out of sight`);
       }
-      for (const code of own(innerWidth < 480 ? ".cell_input pre" : "none")) {
-        const lost = code.scrollWidth - code.clientWidth;
-        if (lost > 1) found.push(`${lost} px of the code "${code.textContent.trim().slice(0, 40)}" are out of sight`);
+      for (const text of own(innerWidth < 480 ? ":is(.cell_input, .cell_output) pre" : "none")) {
+        const kind = text.closest(".cell_input") ? "code" : "output";
+        const lost = text.scrollWidth - text.clientWidth;
+        if (lost > 1) found.push(`${lost} px of the ${kind} "${text.textContent.trim().slice(0, 40)}" are out of sight`);
       }
       return found;
     },

@@ -29,6 +29,17 @@ STRETCH = """() => {
 
 
 @pytest.mark.parametrize("width", [390, 1280])
+def test_axes_of_two_variables_are_equal_below_those_of_one(visit, site, width):
+    page = visit(f"{site}/tutorial/tutorial.custom_loss.html", width=width).page
+    number = page.evaluate(
+        """() => [...document.querySelectorAll("[data-root-id], #two-variables")]
+          .findIndex((element) => element.id === "two-variables")"""
+    )
+    assert number > 0
+    assert [one for one in page.evaluate(STRETCHED) if one > number] == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
 def test_axes_of_surfaces_are_equal_and_a_stretched_one_is_found(visit, site, width):
     # One visit for both: three dimensions take their time without a graphics card.
     page = visit(f"{site}/tutorial/tutorial.LearnerND.html", width=width).page

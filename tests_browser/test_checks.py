@@ -74,6 +74,17 @@ FAULTS = {
             "",
             'px of the code "import numpy',
         ),
+        "output beyond the page": (
+            '<div class="cell_output">',
+            '<div class="cell_output" style="white-space: nowrap"><style>'
+            "div.cell_output .highlight pre { white-space: inherit !important }</style>",
+            'px of the output "NameError',
+        ),
+        "code torn from its punctuation": (
+            '<span class="pre">a_',
+            '<span class="pre" style="display: inline-block">a_',
+            "a_word_of_this_width is torn from its punctuation",
+        ),
         "copy button for a mouse": (
             '<link rel="stylesheet" href="_static/outputs.css" />',
             "",
@@ -140,6 +151,11 @@ FAULTS = {
             "background: var(--color-background-primary)",
             "--color-foreground-primary: #555 !important; background: #131416",
             "bokeh plot 1: LinearAxis.axis_label_text_color is hard to read",
+        ),
+        "bokeh with data under its legend": (
+            'location: "top_left"',
+            'location: "top_right"',
+            "bokeh plot 1 has data under its legend",
         ),
         "bokeh that takes the wheel": (
             '<script defer src="_static/plots.js"></script>',

@@ -29,6 +29,7 @@ extensions = [
     "sphinxext.opengraph",  # title and description for whoever links to a page
     "llms_txt",  # llms.txt: what there is, for programs
     "programs",  # offers each page as a notebook and as a script
+    "long_words",  # of code: they break on a phone
     "readers_table",  # shows where they ran
 ]
 
