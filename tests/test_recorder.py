@@ -101,11 +101,18 @@ def test_every_exception_is_recorded_and_passed_on(evidence: Evidence, error: st
     assert error == failure.exception
 
 
-@pytest.mark.parametrize("function", ["pickle.dumps", "pickle.loads", "os.kill", "os.killpg"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("pickle.dumps", "pickle.loads"),
+        *("os.kill", "os.killpg", "os.posix_spawn", "os.execve", "os._exit"),
+    ],
+)
 def test_watched_function_looks_like_itself(evidence: Evidence, function: str) -> None:
     code = f"""
     import inspect, multiprocessing, os, pickle
     print({function}, inspect.signature({function}), {function}.__doc__, {function}.__name__)
+    print(pickle.dumps({function}), pickle.loads(pickle.dumps({function})) is {function})
     """
     assert python(code) == python(code, evidence) != ""
 

@@ -39,7 +39,7 @@ def errors(history: History, failures: Sequence[Finding]) -> list[Finding]:
         follows = is_broken(e) or any(_follows(e, failure) for failure in failures)
         if follows and any(not failure.expected for failure in failures):
             continue
-        if follows and not failures:
+        if follows and not failures and not history.has_reader_ended_any(before=e):
             found.append(_lost_worker(history, e, error))
         elif not (cell.may_raise or history.steps.allow_errors):
             found.append(

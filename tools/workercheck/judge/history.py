@@ -364,6 +364,14 @@ class History:
         """Tell whether the reader's own code ended a process, and not a library by itself."""
         return pid in self._signalled_by_reader and self.was_ended_on_purpose(pid)
 
+    def has_reader_ended_any(self, before: ev.Event) -> bool:
+        """Tell whether the reader's own code had ended some process before an event."""
+        order = self._order[id(before)]
+        return any(
+            e.owned and e.signal in _ENDING and self._order[id(e)] < order
+            for e in self.of(ev.SignalSent)
+        )
+
     def role(self, pid: int) -> str:
         """Say what a process is: a ``kernel``, a ``worker``, or a ``process`` of another kind."""
         started = self.started.get(pid)

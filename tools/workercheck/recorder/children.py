@@ -66,7 +66,7 @@ def watch_spawns(os: Any) -> None:
     """Do the same for the functions of `os` that take an environment."""
     for name in ("posix_spawn", "posix_spawnp", "execve"):
         if hasattr(os, name):
-            setattr(os, name, _with_variable_at(getattr(os, name), 2))
+            frameless.replace(os, name, _with_variable_at(getattr(os, name), 2))
 
 
 def _with_variable_at(real: Any, position: int, *, is_list: bool = False) -> Any:

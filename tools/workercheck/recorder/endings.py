@@ -258,9 +258,25 @@ def watch_signals(module: Any) -> None:
 
         return frameless.wrapper(real, __new__)
 
-    module.kill = watched(module.kill, False)
+    frameless.replace(module, "kill", watched(module.kill, False))
     if hasattr(module, "killpg"):
-        module.killpg = watched(module.killpg, True)
+        frameless.replace(module, "killpg", watched(module.killpg, True))
+
+
+def watch_exit(module: Any) -> None:
+    """Have a program tell what nobody looked at also where it ends at once, by `os._exit`."""
+    real = module._exit
+    tell_at_once = events.guarded(tell, "the end of a program")
+
+    def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
+        if places.is_program():
+            tell_at_once()
+        try:
+            return real(*args, **kwargs)
+        except BaseException as exc:
+            return frameless.raise_later(cls, exc)
+
+    frameless.replace(module, "_exit", frameless.wrapper(real, __new__))
 
 
 def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:

@@ -10,6 +10,7 @@ Only the standard library is imported, and as little of it as possible.
 import _codecs
 import _functools  # type: ignore[import-not-found]
 import _operator
+import sys
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ def wrapper(real: "Any", new: "Callable[..., Any]") -> type:
             "__slots__": (),
         },
     )
+
+
+def replace(module: "Any", name: str, new: type) -> None:
+    """Put a wrapper in the place of a function of a module, and of the one that made the function.
+
+    By the name of that one it is pickled: `os.kill` is ``posix.kill``.
+    """
+    real = getattr(module, name)
+    for owner in (module, sys.modules.get(real.__module__)):
+        if getattr(owner, name, None) is real:
+            setattr(owner, name, new)
 
 
 def raise_later(cls: "Any", exc: "BaseException") -> "Any":

@@ -136,6 +136,7 @@ def start() -> None:
     for package in ("multiprocessing", "multiprocess"):
         monitor.on_arrival(f"{package}.spawn", messages.watch_imports_of_main)
     endings.watch_signals(os)
+    endings.watch_exit(os)
     children.watch_spawns(os)
     try:
         monitor.start()
