@@ -290,8 +290,8 @@ window.probe = (() => {
         const lost = place ? place.scrollWidth - place.clientWidth : 0;
         if (lost > 1) found.push(`${lost} px of the table "${table.textContent.trim().slice(0, 40)}" are out of sight`);
       }
-      for (const text of own(innerWidth < 480 ? ":is(.cell_input, .cell_output) pre" : "none")) {
-        const kind = text.closest(".cell_input") ? "code" : "output";
+      for (const text of own(innerWidth < 480 ? ".highlight pre" : "none")) {
+        const kind = text.closest(".cell_output") ? "output" : "code";
         const lost = text.scrollWidth - text.clientWidth;
         if (lost > 1) found.push(`${lost} px of the ${kind} "${text.textContent.trim().slice(0, 40)}" are out of sight`);
       }

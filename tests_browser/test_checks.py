@@ -74,6 +74,11 @@ FAULTS = {
             "",
             'px of the code "import numpy',
         ),
+        "docstring's example beyond the page": (
+            '"doctest highlight-default"',
+            '"doctest"',
+            'px of the code ">>> an_example',
+        ),
         "output beyond the page": (
             '<div class="cell_output">',
             '<div class="cell_output" style="white-space: nowrap"><style>'
