@@ -86,6 +86,22 @@ def tell() -> None:
     _tasks.clear()
 
 
+def under_way() -> list[Callable[[], Any]]:
+    """Return weak references to the futures of event loops, for work elsewhere, without outcome.
+
+    Of a task it is not known whether it waits for work, or for tomorrow, unless it is that of
+    `asyncio.to_thread`.
+    """
+    found = [reference for reference, *_ in list(_tasks.values())]
+    return [it for it in found if _is_for_work(it()) and handles.has_no_outcome(it())]
+
+
+def _is_for_work(thing: Any) -> bool:
+    if not hasattr(thing, "get_coro"):
+        return True
+    return getattr(thing.get_coro(), "__qualname__", "") == "to_thread"
+
+
 def loops() -> list[AbstractEventLoop]:
     """Return the running event loops in which tasks of the page are under way."""
     tasks = [reference() for reference, *_ in list(_tasks.values())]

@@ -169,6 +169,25 @@ def place_of(thing: Any) -> int:
     return noted[2] if noted is not None and noted[0]() is thing else 0
 
 
+def under_way() -> list[Callable[[], Any]]:
+    """Return weak references to the futures and results of the reader's that have no outcome."""
+    return [
+        thing
+        for thing, what, _, owned, *_ in list(_noted.values())
+        if owned and what in ("future", "result") and has_no_outcome(thing())
+    ]
+
+
+def has_no_outcome(thing: Any) -> bool:
+    """Tell whether work is under way, by its handle; nobody has asked for its outcome by that."""
+    state = getattr(thing, "_state", None)
+    state = getattr(state, "status", state)  # Dask keeps it in an object
+    if type(state) is str:
+        return state.lower() in ("pending", "running")
+    is_ready = getattr(thing, "ready", None)
+    return is_ready is not None and not is_ready()
+
+
 def processes() -> Iterator[Handle]:
     """Return the handles of processes."""
     return (_handle(number) for number, noted in list(_noted.items()) if noted[1] == "process")

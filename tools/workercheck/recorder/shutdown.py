@@ -18,7 +18,7 @@ import _thread
 import os
 import time
 
-from workercheck.recorder import asynchronous, endings, events
+from workercheck.recorder import asynchronous, endings, events, handles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _open, _read, _write, _close = os.open, os.read, os.write, os.close
 _sleep = time.sleep
 
 _POLL = 0.02
+_FAILS_WITHIN = 5.0
+"""Seconds that work gets of which only its handle is known: it may run for ever."""
 _TURNS = 3
 """How often an event loop comes round until a failure that a thread told it is in its task."""
 _TURNS_WITHIN = 1.0
@@ -58,13 +60,23 @@ def listen(path: str) -> None:
 
 def _answer(path: str) -> None:
     token, patience = _question(path)
-    deadline = events.Kept.monotonic() + patience
-    while endings.is_busy() and events.Kept.monotonic() < deadline:
-        _sleep(_POLL)
+    events.guarded(_wait_for_failures, "the work under way at the end of the page")(patience)
     events.guarded(_let_loops_come_round, "the event loops at the end of the page")()
     events.guarded(endings.tell, "the end of the page")()
     events.write("last-words", token=token)
     events.Kept.unlink(path)
+
+
+def _wait_for_failures(patience: float) -> None:
+    began = events.Kept.monotonic()
+    others = [*handles.under_way(), *asynchronous.under_way()]
+    while (waited := events.Kept.monotonic() - began) < patience:
+        is_other = waited < min(patience, _FAILS_WITHIN) and any(
+            handles.has_no_outcome(it()) for it in others
+        )
+        if not (is_other or endings.is_busy()):
+            return
+        _sleep(_POLL)
 
 
 def kernel_starts(_frame: FrameType, _: Any) -> None:
