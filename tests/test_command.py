@@ -87,6 +87,31 @@ async def main():
 
 asyncio.run(main())
 """
+LOOP_CLOSED = """
+import asyncio
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+def divide(x):
+    time.sleep(0.5)
+    return 1 / x
+
+async def drop(executor):
+    asyncio.get_running_loop().run_in_executor(executor, divide, 0)
+
+async def give_up(executor):
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.ensure_future(
+        asyncio.wait_for(loop.run_in_executor(executor, divide, 0), 0.01)
+    )
+    await asyncio.wait([waiting])
+    assert waiting.exception()
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1) as executor:
+        asyncio.run(drop(executor))
+        asyncio.run(give_up(executor))
+"""
 FAILS = """
 raise SystemExit(7)
 """
@@ -279,6 +304,7 @@ def runs(folder: Path) -> dict[str, Watched]:
         ("of_another_program", 1, [("lost.py", "unseen-failure", 9)]),
         ("pool_dropped", 1, [("pool_dropped.py", "unseen-failure", 8)]),
         ("task_dropped", 1, [("task_dropped.py", "unseen-failure", 7)]),
+        ("loop_closed", 1, [("loop_closed.py", "unseen-failure", 10)]),
         ("fails", 7, []),
         ("dies", 128 + signal.SIGTERM, []),
         ("starts_unwatched", 1, [("starts_unwatched.py", "not-watched", 4)]),

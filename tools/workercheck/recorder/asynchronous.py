@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _id = events.identity
+_Function = type(lambda: None)
 
 _tasks: dict[int, tuple[weakref.ref[Any], int, int]] = {}
 """By id: tasks and futures of event loops that the page made, with their places, and the messages
@@ -74,6 +75,27 @@ def never_retrieved(frame: FrameType, _: Any) -> None:
         return  # whoever set it is told
     if known is not None and "never retrieved" in context.get("message", ""):
         _tell(places.within(*known[1:]), context["exception"])
+
+
+def failed_after_loop(source: Any, error: BaseException) -> None:
+    """Tell of work in an executor whose failure reaches nobody: its event loop is closed.
+
+    The future of the event loop, which the page got, is among what the callbacks of the
+    executor's future hold. One that was cancelled was given up on purpose.
+    """
+    for callback in list(getattr(source, "_done_callbacks", ())):
+        if type(callback) is not _Function or callback.__module__ != "asyncio.futures":
+            continue
+        cells = zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True)
+        held: dict[str, Any] = {name: cell.cell_contents for name, cell in cells}
+        future: Any = held.get("destination")
+        loop = held.get("dest_loop")
+        known = _tasks.get(_id(future))
+        if known is None or loop is None or not loop.is_closed() or future.done():
+            continue
+        if known[0]() is future:  # another object may have got the id since
+            del _tasks[_id(future)]
+            _tell(places.within(*known[1:]), error)
 
 
 def tell() -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 import weakref
 
-from workercheck.recorder import events, handles, messages, monitor, places
+from workercheck.recorder import asynchronous, events, handles, messages, monitor, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def map_ends(_frame: FrameType, _: Any) -> None:
 def future_failed(frame: FrameType, _: Any) -> None:
     """Note the exception of a future."""
     here = frame.f_locals
+    asynchronous.failed_after_loop(here["self"], here["exception"])
     handle = handles.of(here["self"])
     if handle is not None:
         handles.failed(handle, here["exception"])
