@@ -354,7 +354,6 @@ ABSENT = "the test is marked expect_worker_error, and no worker failed: it passe
         ("test_with_an_error_of_its_own", "failure", UNPICKLE.replace(":10:", ":37:")),
         ("test_skipped", "failure", UNPICKLE),
         ("test_of_unittest", "failure", UNPICKLE),
-        ("test_with_fixture", "failure", f"suite.py:53: {UNSEEN}"),
         ("test_expected", "passed", ""),
         ("test_absent", "error", f"suite.py:59: {ABSENT}"),
         ("test_absent_skipped", "skipped", ""),
@@ -370,6 +369,15 @@ def test_the_test_that_handed_lost_work_out_is_red(
     assert (outcome in ("failure", "error")) == (
         "Ask the future for its result()" in text
     ) or said != UNSEEN
+
+
+@pytest.mark.parametrize("processes", ["one", "two"])
+def test_work_that_is_dropped_in_a_fixture_of_the_test_fails_the_test_or_its_end(
+    runs: dict[str, Outcome], processes: str
+) -> None:
+    outcome, text = runs[processes].tests["test_with_fixture"]
+    assert outcome in ("failure", "error")
+    assert f"suite.py:53: {UNSEEN}" in text
 
 
 @pytest.mark.parametrize("processes", ["one", "two"])
@@ -426,7 +434,8 @@ def test_work_that_a_test_drops_in_the_executor_of_all_fails_that_test(
     runs: dict[str, Outcome], name: str, test: str, line: int
 ) -> None:
     outcome, text = runs[name].tests[test]
-    assert ("failure" if line else "passed") == outcome, runs[name].output
+    # An error of its end, where a busy machine needed long.
+    assert (outcome in ("failure", "error")) == bool(line), runs[name].output
     assert f"shared.py:{line}: a " in text or not line
 
 

@@ -42,6 +42,7 @@ PATIENCE = 10.0
 _DROPPED_WITHIN = 5.0
 """Seconds that work which nobody can ask for any more gets to fail in the test that dropped it."""
 _POLL = 0.005
+_LOOKS = 4
 
 _EXITING = 0x4
 """Flag of a process that Linux is taking down: ``PF_EXITING`` in ``include/linux/sched.h``."""
@@ -205,8 +206,15 @@ def _has_result(thread: Any) -> bool:
 
 def wait_for_dropped() -> None:
     """Wait a moment for work whose handle nobody has, so that it fails in the test it is of."""
-    counted = [pair for owner in _owners for pair in _counted(_under_way(owner()))]
-    dropped = {handle for handle, count in counted if count <= _KEPT_ONCE} - _awaited
+    dropped: set[Callable[[], Any]] = set()
+    # The thread of an executor may hold one for a moment.
+    for _ in range(_LOOKS):
+        counted = [pair for owner in _owners for pair in _counted(_under_way(owner()))]
+        dropped |= {handle for handle, count in counted if count <= _KEPT_ONCE}
+        if len(dropped) == len(counted):
+            break
+        _sleep(_POLL)
+    dropped -= _awaited
     _awaited.update(dropped)
     deadline = events.Kept.monotonic() + _DROPPED_WITHIN
     while any(handle() is not None for handle in dropped) and events.Kept.monotonic() < deadline:
