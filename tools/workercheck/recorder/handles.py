@@ -180,12 +180,15 @@ def under_way() -> list[Callable[[], Any]]:
 
 def has_no_outcome(thing: Any) -> bool:
     """Tell whether work is under way, by its handle; nobody has asked for its outcome by that."""
-    state = getattr(thing, "_state", None)
-    state = getattr(state, "status", state)  # Dask keeps it in an object
-    if type(state) is str:
-        return state.lower() in ("pending", "running")
-    is_ready = getattr(thing, "ready", None)
-    return is_ready is not None and not is_ready()
+    try:
+        state = getattr(thing, "_state", None)
+        state = getattr(state, "status", state)  # Dask keeps it in an object
+        if type(state) is str:
+            return state.lower() in ("pending", "running")
+        is_ready = getattr(thing, "ready", None)
+        return is_ready is not None and not is_ready()
+    except Exception:  # of a library whose pool is gone
+        return False
 
 
 def processes() -> Iterator[Handle]:
