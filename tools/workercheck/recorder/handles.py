@@ -183,7 +183,7 @@ def has_no_outcome(thing: Any) -> bool:
     try:
         state = getattr(thing, "_state", None)
         state = getattr(state, "status", state)  # Dask keeps it in an object
-        if type(state) is str:
+        if isinstance(state, str):  # pebble has an enumeration of strings
             return state.lower() in ("pending", "running")
         is_ready = getattr(thing, "ready", None)
         return is_ready is not None and not is_ready()
