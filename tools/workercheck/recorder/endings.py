@@ -197,15 +197,18 @@ def _has_result(thread: Any) -> bool:
     the callbacks, which may hand out more work.
     """
     frame = sys._current_frames().get(thread.ident)
-    while frame is not None and frame.f_code.co_name not in RESULT_READERS:
-        if frame.f_back is None:
-            return True
+    running = set()
+    while frame is not None:
+        running.add(frame.f_code.co_name)
         frame = frame.f_back
-    return False
+    return bool(running) and running.isdisjoint(RESULT_READERS)
 
 
 def wait_for_dropped() -> None:
     """Wait a moment for work whose handle nobody has, so that it fails in the test it is of."""
+    # A suite may have made thousands, and this is asked after each test.
+    for gone in [reference for reference in _owners if reference() is None]:
+        _owners.remove(gone)
     dropped: set[Callable[[], Any]] = set()
     # The thread of an executor may hold one for a moment.
     for _ in range(_LOOKS):

@@ -71,9 +71,7 @@ def _wait_for_failures(patience: float) -> None:
     began = events.Kept.monotonic()
     others = [*handles.under_way(), *asynchronous.under_way()]
     while (waited := events.Kept.monotonic() - began) < patience:
-        is_other = waited < min(patience, _FAILS_WITHIN) and any(
-            handles.has_no_outcome(it()) for it in others
-        )
+        is_other = waited < _FAILS_WITHIN and any(handles.has_no_outcome(it()) for it in others)
         if not (is_other or endings.is_busy()):
             return
         _sleep(_POLL)
