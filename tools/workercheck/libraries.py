@@ -924,6 +924,16 @@ It is execnet's line, by which pytest-xdist starts its workers: such text is not
 LEARNERS = ("adaptive.",)
 """Packages whose objects are sent without all but the first thing that they are made with."""
 
+DISPATCHERS = frozenset(
+    (
+        "asyncio.events.Handle._run",
+        "sched.scheduler.run",
+        "threading.Thread.run",
+        "threading.Timer.run",
+    )
+)
+"""Functions of the standard library that call what somebody gave them, and drop what it returns."""
+
 BATCHES = {"joblib.parallel.BatchedCalls": "items"}
 """Classes whose objects are sent for several tasks, with the attribute that has these.
 

@@ -16,7 +16,15 @@ import weakref
 from _thread import get_ident as _get_ident
 from os import environ as _environ
 
-from workercheck.libraries import BATCHES, BOOTSTRAPS, FALLS_BACK, MODULES, RESULT_READERS, RUNS
+from workercheck.libraries import (
+    BATCHES,
+    BOOTSTRAPS,
+    DISPATCHERS,
+    FALLS_BACK,
+    MODULES,
+    RESULT_READERS,
+    RUNS,
+)
 from workercheck.recorder import directives, events, sources
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -74,6 +82,8 @@ _loop: FrameType | None = None
 _count = 0
 resolvers: dict[int, Resolver] = {}
 _cell_of_thread: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_starts_of_threads: weakref.WeakKeyDictionary[Any, tuple[str, int]] = weakref.WeakKeyDictionary()
+"""File and line at which the reader's own code started a thread."""
 _cells: dict[int, str | None] = {}
 """By the number of a place: its cell."""
 _kernel: Any = None
@@ -195,11 +205,45 @@ def reader_of(frame: FrameType | None) -> FrameType | None:
 def is_held_by_reader(frame: FrameType | None) -> bool:
     """Tell whether what a function returns to *frame* reaches the reader's own code.
 
-    The frames of executors are passed over: ``Executor.map`` calls ``submit`` for its caller.
+    The frames of executors are passed over: ``Executor.map`` calls ``submit`` for its caller. So is
+    a timer to which the reader gave ``submit`` itself: that the timer drops the future was the
+    reader's choice.
     """
+    caller = _caller_of_library(frame)
+    if caller is None or kind(caller) == READER:
+        return caller is not None
+    return _is_dispatcher(caller) and _is_given(caller)
+
+
+def _caller_of_library(frame: FrameType | None) -> FrameType | None:
     while frame is not None and kind(frame) in (CARRIER, OWN):
         frame = frame.f_back
-    return frame is not None and kind(frame) == READER
+    return frame
+
+
+def _is_dispatcher(frame: FrameType) -> bool:
+    return f"{module_of(frame)}.{frame.f_code.co_qualname}" in DISPATCHERS
+
+
+def _is_given(dispatcher: FrameType) -> bool:
+    """Tell whether the reader gave a dispatcher what it calls."""
+    if _runs_kernel() and module_of(dispatcher).startswith("asyncio."):
+        return _cell_of_context(None) is not None  # of which the kernel's own loop knows nothing
+    caller = dispatcher.f_back
+    while caller is not None and caller.f_code.co_filename.startswith(_STDLIB):
+        caller = caller.f_back
+    if caller is None:
+        return _start_of_thread(dispatcher) is not None
+    return kind(caller) == READER
+
+
+def _start_of_thread(frame: FrameType | None) -> tuple[str, int] | None:
+    """Return where the reader started this thread, if all it does is to call a library."""
+    caller = _caller_of_library(frame)
+    if caller is None or not _is_dispatcher(caller):
+        return None
+    threading: Any = sys.modules.get("threading")
+    return threading and _starts_of_threads.get(threading.current_thread())
 
 
 def is_called_for_another(frame: FrameType | None) -> bool:
@@ -247,7 +291,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
     if reader is not None:
         key = (_id(reader.f_code), reader.f_lasti, here, executor, what)
     else:
-        directive = directives.position(frame)
+        directive = directives.position(frame) or _start_of_thread(frame)
         key = (directive, here, executor, what)
     number = _places.get(key)
     if number is None:
@@ -504,6 +548,8 @@ def remember_thread(thread: Any, starter: FrameType | None) -> None:
     # "": a library's own, which may serve any cell.
     of_library = starter is None or kind(starter) in (CARRIER, OWN)
     _cell_of_thread[thread] = "" if of_library else cell(starter) or ""
+    if starter is not None and kind(starter) == READER:
+        _starts_of_threads[thread] = sources.position(starter)[:2]
 
 
 def sign_of(function: Any, args: Any = ()) -> tuple[Any, Any]:
@@ -569,6 +615,7 @@ def forget() -> None:
     _within.clear()
     _sent_from.clear()
     _cell_of_thread.clear()
+    _starts_of_threads.clear()
     _cells.clear()
     _count = 0
 
