@@ -813,6 +813,14 @@ LIBRARIES = (
                     "WorkerCrashedError OutOfMemoryError SYSTEM_ERROR",
                 ),
             ),
+            "ray.util.multiprocessing.pool": (
+                ("Pool.apply_async", "result-returned func"),
+                ("Pool.map_async", "result-returned func"),
+                ("Pool.starmap_async", "result-returned func"),
+                ("ResultThread.run", "results-collected _result_thread"),
+                ("AsyncResult.get", "result-asked"),
+                ("AsyncResult.successful", "result-asked"),
+            ),
         },
         wrapped={"ray.cloudpickle.cloudpickle": ("dumps",)},
         commands=((r"\bray\b.*default_worker\.py", "ray"),),
@@ -927,12 +935,14 @@ LEARNERS = ("adaptive.",)
 DISPATCHERS = frozenset(
     (
         "asyncio.events.Handle._run",
+        "code.InteractiveInterpreter.runcode",
         "sched.scheduler.run",
         "threading.Thread.run",
         "threading.Timer.run",
+        "timeit.Timer.timeit",
     )
 )
-"""Functions of the standard library that call what somebody gave them, and drop what it returns."""
+"""Functions of the standard library that run what somebody gave them, and drop what it returns."""
 
 BATCHES = {"joblib.parallel.BatchedCalls": "items"}
 """Classes whose objects are sent for several tasks, with the attribute that has these.

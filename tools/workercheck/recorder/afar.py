@@ -92,7 +92,7 @@ def looked_at(words: str) -> monitor.Handler:
             error = _find(outcome, cause)
             exception, message = events.qualified(type(error)), events.message_of(error)
             fields = {"exception": exception, "message": message}
-            events.write("seen", request=number, child=_find(outcome, pid), **fields)
+            events.write("seen", request=number, child=_find(outcome, pid) or 0, **fields)
             made = _fingerprint(_find_in(frame.f_locals, origin))
             if made:
                 events.write("seen", request=made, child=0, **fields)

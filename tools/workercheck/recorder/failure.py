@@ -246,12 +246,21 @@ def _name_of_unsent(thing: Any) -> str | None:
     elif type(thing) is tuple:  # a function and its arguments, as other libraries send them
         thing = next((one for one in thing if callable(one)), thing)
     wrapped = getattr(thing, "__dict__", {}).get("func")  # what a library runs it through
-    thing = wrapped if callable(wrapped) else thing
+    thing = _within_partial(wrapped if callable(wrapped) else thing)
     batched = places.first_of_batch(thing)
     thing = batched if batched is not None else thing
     if thing is message and type(thing) in (dict, list, tuple):
         return None
     return events.qualified(thing) or events.qualified(type(thing))
+
+
+def _within_partial(thing: Any) -> Any:
+    """Return the reader's function in a `functools.partial`, also in one that a library made."""
+    partial = getattr(sys.modules.get("functools"), "partial", None)
+    while type(thing) is partial:
+        is_library = str(getattr(thing.func, "__module__", None)).startswith(MODULES)
+        thing = thing.args[0] if is_library and thing.args else thing.func
+    return thing
 
 
 def _blamed(exc: BaseException, thing: Any) -> Any:

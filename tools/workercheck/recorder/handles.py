@@ -156,6 +156,15 @@ def of_key(key: Any) -> Handle | None:
     return _handle(_id(key)) if noted is not None and noted[0]() is not None else None
 
 
+def with_part(part: Any, attribute: str) -> Handle | None:
+    """Return the handle of the object that has a part as an attribute, None where none has."""
+    for noted in list(_noted.values()):
+        thing = noted[0]()
+        if thing is not None and getattr(thing, "__dict__", {}).get(attribute) is part:
+            return of(thing)
+    return None
+
+
 def _handle(number: int) -> Handle:
     handle, noted = _handles.get(number), _noted[number]
     if handle is None or handle.thing is not noted[0]:

@@ -44,6 +44,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "result-made": ("return", work.result_made),
     "result-returned": ("return", work.result_returned),
     "result-printed": ("start", work.result_printed),
+    "results-collected": ("return", work.results_collected),
     "thread-returned": ("return", work.thread_returned),
     "result-set": ("start", work.result_set),
     "result-raises": ("line", work.result_raises),

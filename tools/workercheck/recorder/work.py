@@ -278,6 +278,23 @@ def result_printed(mark: str) -> monitor.Handler:
     return handler
 
 
+def results_collected(attribute: str) -> monitor.Handler:
+    """Make the handler for what collects the parts of a result, which has it as *attribute*."""
+
+    def handler(frame: FrameType, _: Any) -> None:
+        collector: Any = frame.f_locals["self"]
+        parts = [part for batch in collector.results() for part in batch]
+        error = next((part for part in parts if isinstance(part, Exception)), None)
+        if error is None:
+            return
+        handle = handles.with_part(collector, attribute)
+        handles.failed(handle, getattr(error, "underlying", error))
+        if getattr(collector, "_error_callback", None) is not None:
+            handles.asked(handle)
+
+    return handler
+
+
 def _last_error(text: str) -> tuple[str, str]:
     """Return the name and the message of the exception with which a traceback ends."""
     import re
