@@ -538,10 +538,20 @@ LIBRARIES = (
         "billiard",
         modules=("billiard.",),
         public={"billiard": "billiard.Pool"},
-        functions=_multiprocessing("billiard"),
+        functions={
+            **_multiprocessing("billiard"),
+            "billiard.queues": [
+                *_multiprocessing("billiard")["billiard.queues"],
+                ("_SimpleQueue.put", "task-acknowledged"),
+            ],
+        },
         runs=_runs("billiard"),
-        senders=_senders("billiard"),
+        senders={
+            **_senders("billiard"),
+            "billiard.pool": (("TaskHandler.body", "pool-task"),),
+        },
         wrapped={"billiard.reduction": ("ForkingPickler.dumps", "dump")},
+        answers=True,
         result_readers=("on_state_change", "_process_result", "handle_event"),
         carriers=lambda: _carriers("billiard"),
         start_method="fork",
@@ -836,6 +846,11 @@ LIBRARIES = (
             "executorlib.executor.base": (("BaseExecutor.submit", "submit fn"),),
             "executorlib.task_scheduler.base": (("TaskSchedulerBase.submit", "submit fn"),),
         },
+        senders={
+            "executorlib.task_scheduler.interactive.shared": (
+                ("execute_task_dict", "future future_obj"),
+            ),
+        },
         commands=((r"\bexecutorlib[/\\]backend[/\\]", "executorlib"),),
         answers=True,
         by_value=True,
@@ -931,6 +946,22 @@ It is execnet's line, by which pytest-xdist starts its workers: such text is not
 
 LEARNERS = ("adaptive.",)
 """Packages whose objects are sent without all but the first thing that they are made with."""
+
+BROKEN = frozenset(
+    (
+        "BrokenExecutor",
+        "BrokenInterpreterPool",
+        "BrokenProcessPool",
+        "EngineError",
+        "ExecutorlibSocketError",
+        "KilledWorker",
+        "ProcessExpired",
+        "ShutdownExecutorError",
+        "TerminatedWorkerError",
+        "WorkerLostError",
+    )
+)
+"""Errors that a page sees of an executor that has lost a worker."""
 
 DISPATCHERS = frozenset(
     (

@@ -10,16 +10,7 @@ from workercheck.judge import wording
 from workercheck.judge.finding import WORKER_KINDS, Finding, FindingKind
 from workercheck.judge.history import History
 from workercheck.judge.steps import EXPECTING_EXAMPLE, HandOut
-
-BROKEN = {
-    "BrokenProcessPool",
-    "BrokenExecutor",
-    "BrokenInterpreterPool",
-    "TerminatedWorkerError",
-    "ShutdownExecutorError",
-    "KilledWorker",
-}
-"""What a page sees of an executor that has lost a worker."""
+from workercheck.libraries import BROKEN
 
 LOADING = re.compile(r"\b(?:un-?|de)(?:pickl|serializ)", re.IGNORECASE)
 """What libraries say when they pass on that something could not be loaded."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from workercheck.evidence import records as ev
 from workercheck.judge import hints, wording
-from workercheck.judge.cells import BROKEN, LOADING
+from workercheck.judge.cells import LOADING
 from workercheck.judge.finding import WORKER_KINDS, Finding
 from workercheck.judge.history import History, Work
+from workercheck.libraries import BROKEN
 
 
 def not_watched(reason: str, hint: str) -> Finding:
@@ -52,6 +54,12 @@ _ENDS = {
 
 _PASSES_ON = ("MaybeEncodingError", "NotShareableError")
 """Errors that only pass on that something could not be pickled, or loaded."""
+
+_PASSED_ON = re.compile(r"\bcould not pickle\b|\bdied unexpectedly\b", re.IGNORECASE)
+"""What libraries say when they pass on that something could not be pickled, or lost its worker."""
+
+_QUOTED = re.compile(r"\](\w+): ([^\n]+)")
+"""An error of a worker in the text of one that has several."""
 
 
 def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
@@ -128,6 +136,8 @@ def _is_told(e: ev.Unseen, name: str, failures: Sequence[Finding]) -> bool:
         or any(f"{broken}: " in e.message for broken in BROKEN)
         or name in _PASSES_ON
         or LOADING.search(e.message) is not None
+        or _PASSED_ON.search(e.message) is not None
+        or any(_says(failures, *quoted) for quoted in _QUOTED.findall(e.message))
         or _says(failures, name, e.message)
     )
 

@@ -205,7 +205,8 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
             try:
                 if result is not None:
                     _note_sent(result, caller, args[at])
-                elif hasattr(args[at + 1], "getvalue"):  # written into a file
+                # Written into a file, of which no other function makes the message.
+                elif hasattr(args[at + 1], "getvalue") and not _is_nested(caller):
                     _note_sent(args[at + 1].getvalue(), caller, args[at])
             except Exception as exc:
                 events.failed("a message", exc)
@@ -269,6 +270,16 @@ def thread_works_on(number: int) -> None:
 def task_begins(_frame: "FrameType", _: "Any") -> None:
     """Note that this worker works on its message, to which it has only said that it has it."""
     if _doing is not None:
+        _doing[0] = _WORKING
+
+
+def task_acknowledged(frame: "FrameType", _: "Any") -> None:
+    """Note that this worker works on its message, of which it has told that it has it.
+
+    The answer is a tuple then, with the number 0 before what it says.
+    """
+    answer = frame.f_locals.get("obj")
+    if _doing is not None and type(answer) is tuple and answer[:1] == (0,):
         _doing[0] = _WORKING
 
 

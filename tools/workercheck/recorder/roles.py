@@ -79,6 +79,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "message-made": ("return", messages.message_made),
     "message-written": ("return", messages.message_written),
     "task-begins": ("start", messages.task_begins),
+    "task-acknowledged": ("return", messages.task_acknowledged),
     "task-done": ("return", messages.task_done),
     "manager-thread": ("start", endings.manager_thread),
     "pool-made": ("return", endings.pool_made),

@@ -402,7 +402,10 @@ def _local(frame: FrameType, name: str) -> Any:
 def pool_task(frame: FrameType, task: Any) -> int:
     """Return the place of a task that the thread of a Pool sends."""
     cache = _local(frame, "cache")
-    return handles.place_of(cache.get(task[0])) if cache and task else 0
+    if not (cache and task):
+        return 0
+    numbers = task[1] if type(task[1]) is tuple else task  # billiard says first that it is a task
+    return handles.place_of(cache.get(numbers[0]))
 
 
 # --- queues ---------------------------------------------------------------------------------------
@@ -467,12 +470,12 @@ def doomed_places(items: dict[int, Any]) -> list[int]:
 
 
 def future_among(path: str) -> places.Resolver:
-    """Make what returns the place of the future at *path*, an attribute of a local variable."""
-    variable, attribute = path.split(".")
+    """Make what returns the place of the future at *path*: a local variable, or what it has."""
+    variable, _, attribute = path.partition(".")
 
     def resolver(frame: FrameType, _: Any) -> int:
-        future = getattr(_local(frame, variable), attribute, None)
-        return place_of_running(future)
+        found = _local(frame, variable)
+        return place_of_running(getattr(found, attribute, None) if attribute else found)
 
     return resolver
 
