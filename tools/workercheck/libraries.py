@@ -190,6 +190,7 @@ _FUTURE = (
 
 _EXECUTOR = (
     ("ProcessPoolExecutor.submit", "submit fn"),
+    ("_SafeQueue.put", "tasks-put"),
     ("_ExecutorManagerThread.run", "manager-thread"),
     ("_ExecutorManagerThread.terminate_broken", "pool-broken"),
 )

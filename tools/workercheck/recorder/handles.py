@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    Work = tuple[str, int, bool, "Call | None", int]
+    """What many handles have in common: the parameters of a `Handle` but the first."""
 
 _id = events.identity
 
@@ -86,7 +88,7 @@ class Call:
         self.seen = False
 
 
-_noted: dict[int, tuple[Callable[[], Any], str, int, bool, Call | None, int]] = {}
+_noted: dict[int, tuple[Callable[[], Any], Work]] = {}
 """What a `Handle` is made of once it is asked for, as few ever are.
 
 By the id of the handle, or of what stands for it; entries of what has gone are swept.
@@ -129,8 +131,15 @@ def register(
     key
         An object that stands for the handle where it is told of a failure.
     """
-    noted = _reference(thing), what, place, owned, call, messages.loaded()
-    _noted[_id(thing if key is None else key)] = noted
+    work = what, place, owned, call, messages.loaded()
+    _noted[_id(thing if key is None else key)] = _reference(thing), work
+    if len(_noted) > _next_sweep:
+        _sweep()
+
+
+def note(thing: Any, work: Work) -> None:
+    """Note a handle of work that is described already, as `register`."""
+    _noted[_id(thing)] = _reference(thing), work
     if len(_noted) > _next_sweep:
         _sweep()
 
@@ -168,21 +177,21 @@ def with_part(part: Any, attribute: str) -> Handle | None:
 def _handle(number: int) -> Handle:
     handle, noted = _handles.get(number), _noted[number]
     if handle is None or handle.thing is not noted[0]:
-        handle = _handles[number] = Handle(*noted)
+        handle = _handles[number] = Handle(noted[0], *noted[1])
     return handle
 
 
 def place_of(thing: Any) -> int:
     """Return the place of the work behind an object, 0 where it is not known."""
     noted = _noted.get(_id(thing))
-    return noted[2] if noted is not None and noted[0]() is thing else 0
+    return noted[1][1] if noted is not None and noted[0]() is thing else 0
 
 
 def under_way() -> list[Callable[[], Any]]:
     """Return weak references to the futures and results of the reader's that have no outcome."""
     return [
         thing
-        for thing, what, _, owned, *_ in list(_noted.values())
+        for thing, (what, _, owned, *_) in list(_noted.values())
         if owned and what in ("future", "result") and has_no_outcome(thing())
     ]
 
@@ -202,7 +211,7 @@ def has_no_outcome(thing: Any) -> bool:
 
 def processes() -> Iterator[Handle]:
     """Return the handles of processes."""
-    return (_handle(number) for number, noted in list(_noted.items()) if noted[1] == "process")
+    return (_handle(number) for number, (_, work) in list(_noted.items()) if work[0] == "process")
 
 
 def failed(handle: Handle | None, error: Any, index: int = 0) -> None:

@@ -53,6 +53,8 @@ _last_failed = 0
 """The id of the latest error of a message that could not be made, while it is handled."""
 _is_ready = False
 _is_worker = False
+_is_parent = False
+"""Whether this process is known to work for no other one, so that only failed loads matter."""
 _handles: "Any" = None
 _places: "Any" = None
 _mapped: "Any" = None
@@ -112,6 +114,17 @@ def watched_load(real: "Any") -> type:
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
         global _loaded
         caller: FrameType | None
+        if _is_parent:
+            try:
+                result = real(*args, **kwargs)
+            except BaseException as exc:
+                caller, is_message = _caller()
+                if is_message:
+                    _load_failed(exc, caller, _buffered(args))
+                return frameless.raise_later(cls, exc)
+            if _failed:
+                _look_for_retry(args)
+            return result
         try:
             caller = _getframe(1)
             carries = _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
@@ -289,6 +302,16 @@ def task_done(_frame: "FrameType", _: "Any") -> None:
         _doing[0] = _IDLE
 
 
+def _caller() -> "tuple[FrameType | None, bool]":
+    """Return what called the wrapper that calls this, and whether that carries messages."""
+    try:
+        caller = _getframe(2)
+    except ValueError:  # called from C
+        return None, True
+    carries = _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
+    return caller, _classify(caller) if carries is None else carries
+
+
 def _classify(frame: "FrameType") -> bool:
     _get_ready()
     carries = bool(_places.carries_messages(frame))
@@ -304,7 +327,7 @@ def _classify(frame: "FrameType") -> bool:
 
 def _get_ready() -> None:
     """Import the rest, which a process that carries no message never needs."""
-    global _is_ready, _is_worker, _handles, _places, _mapped
+    global _is_ready, _is_worker, _is_parent, _handles, _places, _mapped
     global _pack_doing, _pack_record
     if not _is_ready:
         from workercheck.recorder import handles, mapped, places
@@ -312,6 +335,7 @@ def _get_ready() -> None:
         _handles, _places, _mapped = handles, places, mapped
         _pack_doing, _pack_record = mapped.pack_doing, mapped.pack_record
         _is_worker = places.is_worker()
+        _is_parent = not _is_worker
         _is_ready = True
 
 
@@ -343,9 +367,9 @@ def _map_doing() -> None:
 
 def forget() -> None:
     """Begin anew in a forked child, which may work for its parent."""
-    global _doing, _ring, _inner, _is_worker
+    global _doing, _ring, _inner, _is_worker, _is_parent
     _doing = _ring = _inner = None
-    _is_worker = True
+    _is_worker, _is_parent = True, False
     _of_threads.clear()
     _carriers.clear()
     _carries.clear()

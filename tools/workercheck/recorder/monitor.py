@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     """Path of a function within its module, the moment, and the handler.
 
     The moment is ``start``, ``return``, or ``line``: each line, until the handler returns False
-    for it.
+    for it. It is ``never`` where a class does often what is watched in its base.
     """
 
 _id = events.identity
@@ -45,6 +45,7 @@ _lines: dict[int, Handler] = {}
 _codes: dict[int, CodeType] = {}
 """By id, and kept, so that no other code gets the same id."""
 _getframe = sys._getframe
+_Function: Any = type(lambda: None)
 
 
 def watch(module: str, path: str, moment: str, handler: Handler) -> None:
@@ -187,8 +188,22 @@ def _arrived(name: str, module: Any) -> None:
         _arrivals.pop(name)(module)
     for path, moment, handler in _wanted.pop(name, ()):
         code = code_of(module, path)
-        if code is not None:
+        if moment == "never":
+            spare(module, path)
+        elif code is not None:
             observe(code, moment, handler)
+
+
+def spare(module: Any, path: str) -> None:
+    """Give a class its own copy of a function of its base, which is watched there."""
+    owner, _, name = path.partition(".")
+    cls = getattr(module, owner, None)
+    function = getattr(cls, name, None)
+    if function is not None:
+        real = getattr(function, "original", function)  # of the wrapper of Python 3.11
+        copy = _Function(real.__code__.replace(), real.__globals__, name, real.__defaults__)
+        copy.__kwdefaults__ = real.__kwdefaults__
+        setattr(cls, name, copy)
 
 
 def code_of(module: Any, path: str) -> CodeType | None:

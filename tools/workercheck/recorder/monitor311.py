@@ -11,6 +11,7 @@ import atexit
 import sys
 
 from workercheck.recorder import frameless as _invisible
+from workercheck.recorder import monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class _Loader:
         if name in self._finder.arrivals:
             self._finder.arrivals.pop(name)(module)
         for path, moment, handler in self._finder.wanted.pop(name, ()):
+            if moment == "never":
+                monitor.spare(module, path)
+                continue
             owner = module
             *parents, attribute = path.split(".")
             for part in parents:

@@ -76,6 +76,8 @@ _kept: list[Any] = []
 """What has its id in the keys of places, so that nothing else gets the same id."""
 _sent_from: dict[tuple[Any, ...], int] = {}
 """By reader's code, instruction, function of a library and cell: the place of what is sent."""
+_signs: dict[int, tuple[weakref.ref[Any], tuple[Any, Any]]] = {}
+"""By the id of a function: itself, while it lives, and what it is known by."""
 _executors: dict[type, str] = {}
 _loop: FrameType | None = None
 """Of the function that the process of a worker runs: takes one task after the other."""
@@ -487,7 +489,10 @@ def test() -> str:
 
 def on_behalf(frame: FrameType | None = None) -> str | None:
     """Return the message id of the cell, or the test, on whose behalf this code runs."""
-    return cell(frame) if _runs_kernel() else test() or None
+    # `_runs_kernel`, written out: this is asked for each piece of work.
+    if not events.forked and "ipykernel.kernelapp" in sys.modules:
+        return cell(frame)
+    return test() or None
 
 
 def is_anybodys(frame: FrameType | None) -> bool:
@@ -568,13 +573,23 @@ def sign_of(function: Any, args: Any = ()) -> tuple[Any, Any]:
     kept : object
         What has the id, so that nothing else gets it. It holds no object of the page.
     """
+    known = _signs.get(_id(function))
+    if known is not None and known[0]() is function:
+        return known[1]
     code = getattr(function, "__code__", None)
-    if type(code) is _Code:
-        return _id(code), code
     owner: Any = getattr(function, "__self__", None) if type(function) is _Builtin else None
-    if function is None or type(owner) is _Module:
-        return _id(function), function
-    return tuple(names_of(function, args)[:_NAMES]), None
+    if type(code) is _Code:
+        sign = _id(code), code
+    elif function is None or type(owner) is _Module:
+        sign = _id(function), function
+    else:
+        return tuple(names_of(function, args)[:_NAMES]), None
+    if function is not None and len(_signs) < _LIMIT:
+        try:
+            _signs[_id(function)] = weakref.ref(function), sign
+        except TypeError:  # a class of the reader's that has a code, but no weak references
+            pass
+    return sign
 
 
 def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:

@@ -55,6 +55,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "item-asked": ("start", work.was_asked),
     "item-raises": ("line", work.item_raises),
     "object-put": ("start", work.object_put),
+    "tasks-put": ("never", None),  # their places are known by their numbers
     "batch-made": ("return", work.batch_made),
     "batch-done": ("start", work.batch_done),
     "batch-asked": ("start", work.was_asked),

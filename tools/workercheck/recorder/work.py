@@ -26,11 +26,9 @@ _PAUSE = 0.0005
 _TRIES = 400
 _patience = 3
 
-_PUTS_TASKS = ("add_call_item_to_queue", "_sendback_result")
-
-_submissions: dict[tuple[Any, ...], tuple[int, bool, Any]] = {}
-"""By the reader's code, instruction, cell, handler and function: place, whether the reader holds
-the future, and what keeps the function's id its own."""
+_submissions: dict[tuple[Any, ...], tuple[handles.Work, Any]] = {}
+"""By the reader's code, instruction, cell, handler and function: the work, and what keeps the
+function's id its own."""
 _LIMIT = 20_000
 
 _thread_failures: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
@@ -47,33 +45,32 @@ def submitted(argument: str) -> monitor.Handler:
     def handler(frame: FrameType, future: Any) -> None:
         here, caller = frame.f_locals, frame.f_back
         function = here.get(argument)
-        sign, kept = places.sign_of(function, here.get("args") or ())
-        key = (
-            _id(caller.f_code) if caller is not None else 0,
-            caller.f_lasti if caller is not None else 0,
-            places.on_behalf(caller),
-            handler,
-            sign,
-        )
-        call = _call_of(caller) if _call is not None else None
+        sign, kept = places.sign_of(function, here.get("args"))
+        key: Any = None
+        if caller is not None:
+            key = _id(caller.f_code), caller.f_lasti, places.on_behalf(caller), handler, sign
         known = _submissions.get(key)
-        if known is None:
-            if not hasattr(future, "set_exception") or handles.of(future) is not None:
-                return  # the results themselves, or a class that submits through its base
-            if (sibling := _sibling(caller)) is not None:
-                known, call = (sibling.place, sibling.owned, kept), sibling.call
-            else:
-                executor = (
-                    places.executor_of(here["self"])
-                    if "self" in here
-                    else places.executor_behind(frame)
-                )
-                place = places.place(caller, executor, function, here.get("args") or ())
-                known = (place, places.is_held_by_reader(caller), kept)
-                # What calls from a library may be called from anywhere.
-                if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
-                    _submissions[key] = known
-        handles.register(future, "future", known[0], owned=known[1], call=call)
+        if known is not None:
+            work = known[0]
+        elif not hasattr(future, "set_exception") or handles.of(future) is not None:
+            return  # the results themselves, or a class that submits through its base
+        elif (sibling := _sibling(caller)) is not None:
+            work = "future", sibling.place, sibling.owned, sibling.call, messages.loaded()
+        else:
+            executor = (
+                places.executor_of(here["self"])
+                if "self" in here
+                else places.executor_behind(frame)
+            )
+            place = places.place(caller, executor, function, here.get("args") or ())
+            work = "future", place, places.is_held_by_reader(caller), None, messages.loaded()
+            # What calls from a library may be called from anywhere.
+            if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
+                _submissions[key] = work, kept
+        call = _call_of(caller) if _call is not None else work[3]
+        if call is not work[3] or work[4] != messages.loaded():
+            work = *work[:3], call, messages.loaded()
+        handles.note(future, work)
         # Quick work may have failed before its future was handed out.
         error = getattr(future, "_exception", None)
         if error is not None:
@@ -414,8 +411,7 @@ def pool_task(frame: FrameType, task: Any) -> int:
 def object_put(frame: FrameType, _: Any) -> None:
     """Note the place of an object that the thread of a queue will send later."""
     caller = frame.f_back
-    # A process pool puts its tasks, whose places are known by their numbers.
-    if caller is not None and caller.f_code.co_name not in _PUTS_TASKS:
+    if caller is not None:
         _put[_id(frame.f_locals["obj"])] = (
             0
             if places.is_machinery(caller)
@@ -431,13 +427,14 @@ def place_of_running(future: Any) -> int:
 def queued_object(frame: FrameType, thing: Any) -> int:
     """Return the place of an object that the thread of a queue sends."""
     number = getattr(thing, "work_id", None)
-    queue = getattr(_local(frame, "onerror"), "__self__", None)
-    items = getattr(queue, "pending_work_items", None)
-    if number is not None and items is not None:
-        future = getattr(items.get(number), "future", None)
-        if future is None:
-            return _place_of_doomed(items, number)
-        return place_of_running(future)
+    if number is not None:
+        queue = getattr(_local(frame, "onerror"), "__self__", None)
+        items = getattr(queue, "pending_work_items", None)
+        if items is not None:
+            future = getattr(items.get(number), "future", None)
+            if future is None:
+                return _place_of_doomed(items, number)
+            return handles.place_of(future) or _wait_for_place(future)
     return _put.pop(_id(thing), 0)
 
 
