@@ -590,7 +590,7 @@ LIBRARIES = (
             # A nanny waits for none but those that it has asked to close. One that is still
             # starting stumbles over that, and exits with 1.
             "distributed.process": (("AsyncProcess.join", "process-asked-to-end"),),
-            "distributed.protocol.pickle": (("dumps", "message-made"),),
+            "distributed.protocol.pickle": (("dumps", "message-made x"),),
         },
         wrapped={"cloudpickle.cloudpickle": ("dumps",)},
         # No folder of somebody's that is called so.
@@ -860,7 +860,13 @@ LIBRARIES = (
         "parsl",
         modules=("parsl.",),
         public={"parsl": "parsl"},
-        functions={"parsl.dataflow.dflow": (("DataFlowKernel.submit", "submit func"),)},
+        functions={
+            "parsl.dataflow.dflow": (("DataFlowKernel.submit", "submit func"),),
+            "parsl.serialize.concretes": (
+                ("DillCallableSerializer.serialize", "message-made data"),
+                ("DillSerializer.serialize", "message-made data"),
+            ),
+        },
         commands=((r"\bprocess_worker_pool\.py\b", "parsl"),),
         service=r"\binterchange\.py\b",
         stop="parsl.dfk().cleanup()",
@@ -953,6 +959,7 @@ BROKEN = frozenset(
         "BrokenExecutor",
         "BrokenInterpreterPool",
         "BrokenProcessPool",
+        "BrokenWorkerProcess",
         "EngineError",
         "ExecutorlibSocketError",
         "KilledWorker",
@@ -963,6 +970,9 @@ BROKEN = frozenset(
     )
 )
 """Errors that a page sees of an executor that has lost a worker."""
+
+STARTERS = ("subprocess", "concurrent.futures.ThreadPoolExecutor")
+"""What runs work without carrying messages: a library that works through it carries them."""
 
 DISPATCHERS = frozenset(
     (

@@ -227,6 +227,8 @@ class History:
         if sent is not None and sent.reply_to:
             sent = self._sent_of(sent.reply_to, event)
         work = self.work_at(sent.sender, sent.place, depth) if sent is not None else None
+        if sent is not None and work is None and self.has_work(sent.sender):
+            return self.work_of_process(sent.sender)  # the answer of a process to its start
         if sent is None or work is None or not (sent.within and depth):
             return work
         return self._on_behalf(work, self.work_of_message(sent.within, event, depth - 1))

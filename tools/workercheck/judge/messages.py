@@ -93,7 +93,8 @@ def _starts_its_process(e: ev.LoadFailed) -> bool:
 
 def _executor(work: Work, loading: str | None) -> str | None:
     """Name the executor: by whom the work was handed to, else by whose code loaded it."""
-    return work.executor if work.executor and not work.is_guess else loading or work.executor
+    is_known = work.executor not in (None, *libraries.STARTERS) and not work.is_guess
+    return work.executor if is_known else loading or work.executor
 
 
 def failed_dumps(history: History) -> list[Finding]:

@@ -58,7 +58,7 @@ _PASSES_ON = ("MaybeEncodingError", "NotShareableError")
 _PASSED_ON = re.compile(r"\bcould not pickle\b|\bdied unexpectedly\b", re.IGNORECASE)
 """What libraries say when they pass on that something could not be pickled, or lost its worker."""
 
-_QUOTED = re.compile(r"\](\w+): ([^\n]+)")
+_QUOTED = re.compile(r"\] ?(\w+): ([^\n]+)")
 """An error of a worker in the text of one that has several."""
 
 

@@ -229,10 +229,14 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
     return frameless.wrapper(real, __new__)
 
 
-def message_made(frame: "FrameType", result: "Any") -> None:
-    """Note what a function returns that makes a message out of several pickles."""
-    _get_ready()
-    _note_sent(result, frame.f_back, frame.f_locals.get("x"))
+def message_made(variable: str) -> "Any":
+    """Make the handler for what returns a message that it made of the object in *variable*."""
+
+    def handler(frame: "FrameType", result: "Any") -> None:
+        _get_ready()
+        _note_sent(result, frame.f_back, frame.f_locals.get(variable))
+
+    return handler
 
 
 def message_written(variable: str) -> "Any":
