@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -130,11 +130,14 @@ class Site:
         return Build(outdir, done.returncode, done.stdout, time.monotonic() - started)
 
 
-def gate(outdir: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def gate(
+    outdir: Path, *options: str, stdout: int | IO[bytes] = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     """Judge a build with nothing but an interpreter, isolated from the tests' environment."""
     return subprocess.run(
         [sys.executable, "-S", str(GATE), str(outdir), *options],
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )

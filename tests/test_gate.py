@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,22 @@ def test_findings_exit_1(red: Build) -> None:
     done = gate(red.outdir)
     assert 1 == done.returncode
     assert "source/page.md:9: the cell failed (ZeroDivisionError: division by zero)." in done.stdout
+
+
+def test_reader_that_goes_has_read_enough(red: Build, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = gate(red.outdir, stdout=gone)
+    assert (1, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_report_that_cannot_be_printed_is_no_verdict(outdir: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = gate(outdir, stdout=full)
+    message = "workercheck: standard output: No space left on device\n"
+    assert (2, message) == (done.returncode, done.stderr)
 
 
 def cannot_tell(outdir: Path, reason: str) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workercheck import __version__
-from workercheck.fronts.commands import read_page
+from workercheck.fronts.commands import output, read_page
 from workercheck.judge import rules
 from workercheck.judge.finding import WORKER_KINDS
 from workercheck.judge.history import History
@@ -394,5 +394,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DoctorError as error:
         print(f"workercheck: {error}", file=sys.stderr)
         return 2
-    print(report(facts(), outcomes))
+    if not output.write(report(facts(), outcomes)):
+        return 2
     return 1 if any(o.trial.matters and not o.reached for o in outcomes) else 0

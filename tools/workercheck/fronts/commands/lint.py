@@ -65,11 +65,10 @@ def main(argv: Sequence[str]) -> int:
                 name = output.name_of(str(path))
                 reports.append(PageReport(str(path), name, executed=False, findings=found))
     report = Report({"python": platform.python_version()}, reports, {}, was_read=True)
-    output.show(report, options.format)
+    is_told = output.tell(report, options)
     for problem in problems:
         print(problem, file=sys.stderr)
-    is_saved = output.save(report, options.report)
-    if problems or not is_saved:
+    if problems or not is_told:
         return 2
     return 1 if report.verdict == "fail" else 0
 

@@ -83,10 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     found, doubts = gate.read(options.outdir)
-    if found is not None:
-        output.show(found, options.format)
+    is_shown = found is not None and output.show(found, options.format)
     for doubt in doubts:
         print(f"workercheck: no verdict: {doubt}", file=sys.stderr)
-    if doubts or found is None:
+    if doubts or found is None or not is_shown:
         return 2
     return 1 if found.verdict == "fail" else 0

@@ -40,10 +40,10 @@ def main(argv: Sequence[str]) -> int:
             print(f"workercheck: no verdict: {exc}", file=sys.stderr)
             return 2
     found, doubts = merge(reports)
-    output.show(found, options.format)
+    is_shown = output.show(found, options.format)
     for doubt in doubts:
         print(f"workercheck: no verdict: {doubt}", file=sys.stderr)
     # What is saved is taken for the whole.
-    if doubts or not output.save(found, options.report):
+    if doubts or not output.save(found, options.report) or not is_shown:
         return 2
     return 1 if found.verdict == "fail" else 0

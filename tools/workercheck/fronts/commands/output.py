@@ -45,10 +45,33 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def show(report: Report, form: str) -> None:
-    """Print the report in the format that was asked for."""
-    if output := FORMATS[form](report):
-        print(output, flush=True)
+def tell(report: Report, options: argparse.Namespace) -> bool:
+    """Print the report and write it where the options say; return whether both could be done."""
+    return all([show(report, options.format), save(report, options.report)])
+
+
+def show(report: Report, form: str) -> bool:
+    """Print the report in the format that was asked for; return whether it could be written."""
+    return write(FORMATS[form](report))
+
+
+def write(text: str) -> bool:
+    """Print a text to standard output; return whether it could be written.
+
+    A reader that has gone, as ``head`` goes, has read enough.
+    """
+    if not text:
+        return True
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        # What is left in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(exc, BrokenPipeError):
+            return True
+        print(f"workercheck: standard output: {exc.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def save(report: Report, path: Path | None) -> bool:

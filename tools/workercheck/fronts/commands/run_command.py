@@ -77,8 +77,8 @@ def main(
     if doubt is not None:
         found = report_of.not_watched(run.argv, doubt, environment)
     rest = told.rest(found)
-    _show(found, rest, run, doubt, form)
-    if not output.save(found, saved_to):
+    is_shown = _show(found, rest, run, doubt, form)
+    if not output.save(found, saved_to) or not is_shown:
         return run.status or 2
     if run.cut_short:
         return 1
@@ -104,17 +104,24 @@ def _show(
     run: CommandRun,
     doubt: Finding | None,
     form: str,
-) -> None:
-    """Print the findings: text where it does not mix with what the command printed."""
+) -> bool:
+    """Print the findings: text where it does not mix with what the command printed.
+
+    Returns
+    -------
+    bool
+        Whether standard output could be written.
+    """
     if run.cut_short:
         print(f"workercheck: the command was ended: {run.cut_short}", file=sys.stderr)
     if form != "text":
-        output.show(found, form)
-    elif doubt is None:
+        return output.show(found, form)
+    if doubt is None:
         lines = [_line(page, finding) for page in rest.pages for finding in page.unexpected]
         print("\n".join([f"workercheck: {record.summary(found)}", *lines]), file=sys.stderr)
     else:
         print(f"workercheck: no verdict: {doubt.message}. {doubt.hint}", file=sys.stderr)
+    return True
 
 
 def _line(page: PageReport, finding: Finding) -> str:

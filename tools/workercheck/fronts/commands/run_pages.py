@@ -111,7 +111,7 @@ def main(
     except KeyboardInterrupt:
         print("workercheck: interrupted, and every kernel has been ended", file=sys.stderr)
         return 2
-    output.show(found, form)
+    is_shown = output.show(found, form)
     is_saved = output.save(found, saved_to)
     if not any(page.executed for page in found.pages):
         print(
@@ -119,7 +119,7 @@ def main(
             file=sys.stderr,
         )
         return 2
-    if not is_saved:
+    if not (is_shown and is_saved):
         return 2
     return 1 if found.verdict == "fail" else 0
 
