@@ -37,7 +37,10 @@ class _Deaths:
         self._exits()
 
     def _ended_at_work(self) -> None:
+        unsent = {(e.pid, e.reply_to) for e in self.history.of(ev.PickleFailed) if e.reply_to}
         for e in self.history.of(ev.EndedAtWork):
+            if (e.child, e.fingerprint) in unsent:  # it ended over the answer that it could not send
+                self.explained.add(e.child)
             if (
                 e.child in self.explained
                 or self.history.was_ended_on_purpose(e.child)
