@@ -39,7 +39,7 @@ class _Deaths:
     def _ended_at_work(self) -> None:
         unsent = {(e.pid, e.reply_to) for e in self.history.of(ev.PickleFailed) if e.reply_to}
         for e in self.history.of(ev.EndedAtWork):
-            if (e.child, e.fingerprint) in unsent:  # it ended over the answer that it could not send
+            if (e.child, e.fingerprint) in unsent:  # over an answer that it could not send
                 self.explained.add(e.child)
             if (
                 e.child in self.explained
