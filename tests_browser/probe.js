@@ -149,6 +149,11 @@ window.probe = (() => {
     const name = `plotly plot ${index + 1}`;
     if (!div._fullData?.length) return [`${name} has not drawn: it has no traces`];
     const found = [];
+    for (const scene of Object.keys(div._fullLayout).filter((key) => /^scene\d*$/.test(key)))
+      for (const axis of ["xaxis", "yaxis", "zaxis"]) {
+        const { visible, showticklabels, title } = div._fullLayout[scene][axis];
+        if (!visible || !showticklabels || !title.text) found.push(`${name} has no ${axis}`);
+      }
     const canvas = plotlyCanvas(div);
     if (canvas) found.push(...wheelProblems(name, canvas));
     const background = div._fullLayout.paper_bgcolor;
@@ -238,11 +243,27 @@ window.probe = (() => {
         return range.getBoundingClientRect().top > top + height / 2;
       });
       if (torn) found.push(`${torn.textContent} is torn from its punctuation`);
+      for (const text of own(innerWidth < 480 ? ".cell_input .highlight pre" : "none")) {
+        const [first, ...lines] = text.textContent.trim().split("\n");
+        const besideButton = first.length > 55 ? 1 : 0;
+        const { fontSize, lineHeight, paddingBlockStart, paddingBlockEnd } = getComputedStyle(text);
+        const height = text.clientHeight - parseFloat(paddingBlockStart) - parseFloat(paddingBlockEnd);
+        const broken = Math.round(height / (parseFloat(lineHeight) || 1.2 * parseFloat(fontSize))) - 1 - lines.length;
+        if (broken > besideButton && [first, ...lines].every((line) => line.length <= 60))
+          found.push(`${broken} lines of "${text.textContent.trim().slice(0, 40)}" break, none is longer than 60`);
+      }
       const link = own(".highlight :is(span, code)").find((element) =>
         !element.closest("a") && /underline/.test(getComputedStyle(element).textDecorationLine));
       if (link) found.push(`${link.textContent} looks like a link and is none`);
       return found;
     },
+
+    /** The entries of the reference that say nothing about what they name. */
+    nameless: () => own("dl.py > dt").flatMap((entry) => {
+      let text = entry.nextElementSibling;
+      while (text?.tagName === "DT") text = text.nextElementSibling;
+      return text?.textContent.trim() ? [] : [`${entry.id} has no description`];
+    }),
 
     /** Mark the pieces of code that look like an earlier one, on a ground that looks the same. */
     markTwins: () => {

@@ -90,6 +90,16 @@ FAULTS = {
             '<span class="pre" style="display: inline-block">a_',
             "a_word_of_this_width is torn from its punctuation",
         ),
+        "code in letters too large for its 60 columns": (
+            "line-height: 1.5",
+            "font-size: 1rem !important; line-height: 1.5",
+            '2 lines of "the_first_line',
+        ),
+        "entry of the reference without a description": (
+            "Evaluate without workers.",
+            "",
+            "adaptive.simple has no description",
+        ),
         "copy button for a mouse": (
             '<link rel="stylesheet" href="_static/outputs.css" />',
             "",
@@ -203,6 +213,12 @@ FAULTS = {
             "[{ x: [1, 2], y: [1, 2] }]",
             "[]",
             "plotly plot 1 has not drawn: it has no traces",
+        ),
+        "plotly in three dimensions without axes": (
+            "[{ x: [1, 2], y: [1, 2] }], {}",
+            "[{ type: 'scatter3d', x: [1, 2], y: [1, 2], z: [1, 2] }],"
+            " { scene: { zaxis: { showticklabels: false } } }",
+            "plotly plot 1 has no zaxis",
         ),
         "plotly without data": (
             "[{ x: [1, 2], y: [1, 2] }]",

@@ -124,7 +124,14 @@ class Visit:
 
     def look(self) -> list[str]:
         """Everything but axe, which takes longer."""
-        return [*self.sideways(), *self.code(), *self.controls(), *self.plots(), *self.swipes()]
+        return [
+            *self.sideways(),
+            *self.code(),
+            *self.page.evaluate("probe.nameless()"),
+            *self.controls(),
+            *self.plots(),
+            *self.swipes(),
+        ]
 
     def axe(self) -> list[str]:
         """Return what axe finds serious or critical, but for contrast, which takes longer."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 from IPython.display import Markdown, display
@@ -26,16 +27,20 @@ def terminal(command, *words, status):
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # A kernel asks programs for colours, which the page would show as control characters.
     plain = {"NO_COLOR": "1", "PY_COLORS": "0", "FORCE_COLOR": "", "CLICOLOR_FORCE": "0"}
-    done = subprocess.run(
-        command,
-        shell=True,
-        cwd=_folder.name,
-        env={**os.environ, **plain, "PATH": programs, "COLUMNS": "44"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    for _ in range(3):
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=_folder.name,
+            env={**os.environ, **plain, "PATH": programs, "COLUMNS": "44"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        # jupyter_client chooses ports for a kernel that another program may take first.
+        if "Address already in use" not in done.stdout:
+            break
     lines = [f"$ {command}", *done.stdout.rstrip().splitlines(), "$ echo $?", str(done.returncode)]
     _show("", "console", "\n".join(lines))
     assert done.returncode == status, done.stdout
@@ -43,4 +48,5 @@ def terminal(command, *words, status):
 
 
 def _show(above, language, text):
-    display(Markdown(f"{above}\n\n````{language}\n{text.strip()}\n````"))
+    code = textwrap.dedent(text).strip()
+    display(Markdown(f"{above}\n\n````{language}\n{code}\n````"))
