@@ -87,6 +87,11 @@ def run(
             "import holoviews as hv\nadaptive.notebook_extension()",
             'hv.extension("bokeh")  # in a notebook: adaptive.notebook_extension()',
         ),
+        (
+            "adaptive.notebook_extension()\nlearner.plot()",
+            'holoviews.extension("bokeh")  # in a notebook: adaptive.notebook_extension()',
+        ),
+        ("adaptive.notebook_extension()\nlearner.plot()", "import holoviews\n"),
         ("%time x = f()", "%%\nx = f()"),
         ("%%time\nf()", "# %%time (in a notebook)\nshow(f())"),
         ("%matplotlib inline\nx = 1", "# %matplotlib inline (in a notebook)\nx = 1"),

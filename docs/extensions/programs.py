@@ -276,8 +276,12 @@ class Program:
         return sorted(used - bound)
 
     def digests(self) -> dict[str, str]:
-        """Return for each form a fingerprint of what it runs; prose does not count."""
-        cells = "".join(f"{sorted(c.tags)}{c.source}\0" for c in self.cells if c.is_code)
+        """Return for each form a fingerprint of what it runs, not of prose, comments and layout."""
+        cells = "".join(
+            f"{sorted(c.tags)}{ast.dump(ast.parse(script.without_magics(c.source)))}\0"
+            for c in self.cells
+            if c.is_code
+        )
         runs = {"notebook": cells, "script": ast.dump(ast.parse(script.convert(self.cells)))}
         return {form: hashlib.sha256(text.encode()).hexdigest()[:12] for form, text in runs.items()}
 

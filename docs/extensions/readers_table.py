@@ -90,7 +90,7 @@ def _text(
     yield ""
     yield f"✓ means {PER_PYTHON} runs that worked: two forms, each under three start methods."
     if any(run["stale"] for run in runs):
-        yield f"{STALE} is older than the page's code."
+        yield f"{STALE} marks runs of an earlier version of the page's code."
     for key, number in notes.items():
         yield from ("", f"{number}. {key[1]}")
     yield from ("", "In the environments were:", "")

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from script import syntax
 from script.cell import EXPECTED_TO_FAIL, CodeCell
-from script.helpers import Names, helpers
+from script.helpers import PLOT_OF_A_LEARNER, Names, helpers
 from script.magics import without_magics
 from script.syntax import ScriptError
 
@@ -73,6 +73,8 @@ def convert(cells: Sequence[Cell]) -> str:
     names = Names(frozenset(syntax.names(trees)))
     quiet = syntax.functions_without_value(trees)
     holoviews = syntax.alias(trees, "holoviews")
+    if holoviews is None and any(map(PLOT_OF_A_LEARNER.search, sources.values())):
+        holoviews = "holoviews"  # `helpers` imports it
     blocks: list[str] = []
     number = 0
     for cell in cells:

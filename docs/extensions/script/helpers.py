@@ -12,6 +12,12 @@ from script import syntax
 # What a page does that draws plots.
 PLOTS = re.compile(r"^[^#\n]*\b(holoviews|plotly|plot\w*)\b", re.MULTILINE)
 
+# adaptive draws it with holoviews, which a page then need not import.
+PLOT_OF_A_LEARNER = re.compile(r"\.plot\w*\(")
+
+OTHERS = ("holoviews", "matplotlib", "plotly")
+"""What is no part of Python, of what a script imports for its helpers."""
+
 DISPLAY_THEMSELVES = re.compile(r"\b(plot_3D|plot_isosurface|iplot)\b")
 
 SHOW = '''
@@ -101,6 +107,8 @@ def helpers(body: str, names: Names, trees: Sequence[ast.Module]) -> tuple[str, 
         if DISPLAY_THEMSELVES.search(body):
             definitions.append(PLOTLY.format(show=names.show).strip("\n"))
             imports |= {"import plotly.graph_objects", "import plotly.offline"}
+    if "holoviews.extension(" in body and not syntax.alias(trees, "holoviews"):
+        imports.add("import holoviews")
     if names.save_figures in used:
         definitions.append(SAVE_FIGURES.format(save_figures=names.save_figures).strip("\n"))
         imports |= {"from pathlib import Path", "import matplotlib.pyplot as plt"}
@@ -108,7 +116,7 @@ def helpers(body: str, names: Names, trees: Sequence[ast.Module]) -> tuple[str, 
         imports.add("import subprocess")
     if "Path(" in body and not any("Path" in syntax.bound(tree) for tree in trees):
         imports.add("from pathlib import Path")
-    others = {line for line in imports if line.split()[1].startswith(("matplotlib", "plotly"))}
+    others = {line for line in imports if line.split()[1].startswith(OTHERS)}
     groups = [
         sorted(group, key=lambda line: line.split()[1]) for group in (imports - others, others)
     ]
