@@ -15,6 +15,8 @@ from urllib.parse import unquote
 
 import pytest
 from conftest import BROKEN, HEADER, PASSES, Build, Site, gate
+from workercheck.report.provenance import execution_report
+from workercheck.report.record import PageReport, Report
 
 WORK = """
 !true
@@ -60,6 +62,16 @@ def test_foot_says_when_where_and_with_what_a_page_ran(site: Site) -> None:
     ) in foot(build, "work")
     assert foot(build, "work").endswith(". No worker errors. Execution report")
     assert not FOOT.search((build.outdir / "prose.html").read_text())
+
+
+def test_long_names_in_the_report_break_after_a_dot_or_a_slash_and_numbers_do_not() -> None:
+    name = "concurrent.futures.ProcessPoolExecutor"
+    page = PageReport("a/long.name", "a/long.name.md", True, seconds=1.5, executors=[name])
+    environment = {"python": "3.14", "start_method": "spawn", "packages": {}}
+    text = execution_report(Report(environment, [page], {}), "{}.html".format, "report.json")
+    assert ">concurrent.<wbr>futures.<wbr>ProcessPoolExecutor</td>" in text
+    assert '"a/long.name.html">a/<wbr>long.<wbr>name</a>' in text
+    assert ">1.5 s<" in text
 
 
 def test_line_and_report_link_to_each_other(site: Site) -> None:

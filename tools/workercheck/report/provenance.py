@@ -10,6 +10,7 @@ import datetime
 import functools
 import importlib.metadata
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,12 +26,16 @@ from workercheck.run.page import Page
 REPORT = "workercheck/report"
 """Name of the execution report among the pages of the site, beside ``report.json``."""
 
-# The names of executors are long and without spaces: a cell breaks anywhere, and on a phone a row
-# is a block. With the report itself, for it may stand in any theme.
+# The names of pages and executors are long and without spaces: they break after a dot or a slash,
+# or else anywhere, and on a phone a row is a block. With the report itself, for it may stand in any
+# theme.
 _STYLE = """
-table.workercheck { table-layout: fixed; width: 100% }
-table.workercheck th:first-child { width: 30% }
-table.workercheck th:nth-child(4) { width: 9% }
+table.workercheck { font-size: 0.875em; table-layout: fixed; width: 100% }
+table.workercheck :is(th, td) { padding: 0.25em 0.5em }
+table.workercheck th:first-child { width: 20% }
+table.workercheck th:nth-child(2) { width: 16% }
+table.workercheck th:nth-child(4) { width: 7% }
+table.workercheck th:nth-child(5) { width: 21% }
 table.workercheck td { overflow-wrap: anywhere; white-space: normal }
 table.workercheck p { margin: 0 }
 @media (max-width: 48em) {
@@ -41,6 +46,9 @@ table.workercheck p { margin: 0 }
   table.workercheck td:not(:first-child)::before { content: attr(data-head) ": " }
 }
 """
+
+_PARTS = re.compile(r"(?<=[./])(?=[^\W\d])")
+"""Where the name of a page or an executor may break."""
 
 
 def describe(reported: PageReport, page: Page, history: History) -> None:
@@ -275,10 +283,12 @@ def _table(
         row = SubElement(body, "tr", id=anchor, role="row")
         for title, cell in zip(head, cells, strict=True):
             place = SubElement(row, "td", {"data-head": title, "role": "cell"})
-            if isinstance(cell, str):
-                place.text = cell
-            else:
-                _link(place, href=cell[1], text=cell[0])
+            text, href = (cell, "") if isinstance(cell, str) else cell
+            first, *rest = _PARTS.split(text)
+            holder = _link(place, href, first) if href else place
+            holder.text = first
+            for part in rest:
+                SubElement(holder, "wbr").tail = part
 
 
 def _link(parent: Element, href: str, text: str) -> Element:
