@@ -114,3 +114,43 @@ def test_no_time_is_lost_at_the_end(runs: dict[str, Run], name: str) -> None:
     for event in of(run, ev.ShutdownStarted):  # not in a pipe
         assert event.time - of(run, ev.CellFinished)[-1].time < 10
     assert run.seconds < 40
+
+
+WORKS_ON = """
+import time
+import {package}
+
+def failing(seconds):
+    time.sleep(seconds)
+    raise ValueError("nobody asks")
+
+pool = {package}.get_context("fork").Pool(1)
+result = pool.apply_async(failing, (2,))
+time.sleep(0.5)
+"""
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory) -> dict[str, Run]:
+    """Pages with a Pool that works when they end, and with one that was terminated."""
+    folder = tmp_path_factory.mktemp("pools")
+    cells = {name: WORKS_ON.format(package=name) for name in ("billiard", "multiprocessing")}
+    works_on = [page(folder, cell, name=f"{name} works on") for name, cell in cells.items()]
+    ended = [page(folder, f"{cell}\npool.terminate()", name=name) for name, cell in cells.items()]
+    return {run.page.docname: run for run in execute(*works_on, *ended, jobs=2)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["billiard", "multiprocessing"])
+def test_a_terminated_pool_is_not_waited_for(pools: dict[str, Run], name: str) -> None:
+    run = pools[name]
+    (shutdown,) = of(run, ev.ShutdownStarted)
+    # A result without an outcome that belonged to no Pool would be waited for: 5 s.
+    assert shutdown.time - of(run, ev.CellFinished)[-1].time < 4
+    assert [] == places(run)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["billiard", "multiprocessing"])
+def test_a_pool_that_works_on_is_waited_for(pools: dict[str, Run], name: str) -> None:
+    assert DROPPED == places(pools[f"{name} works on"])

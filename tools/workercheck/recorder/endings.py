@@ -158,6 +158,10 @@ def _remember(owner: Any) -> None:
         pass
 
 
+_TERMINATED = ("TERMINATE", 2)
+"""The state of a Pool that was terminated; that of billiard is a number."""
+
+
 def is_busy() -> bool:
     """Tell whether work that was handed out in this process may still fail."""
     return any(_may_fail(reference()) for reference in _owners)
@@ -175,7 +179,7 @@ def _may_fail(owner: Any) -> bool:
         if hasattr(owner, "_cache"):  # a Pool
             return (
                 bool(owner._cache)
-                and owner._state != "TERMINATE"
+                and owner._state not in _TERMINATED
                 and any(worker.exitcode is None for worker in owner._pool)
             )
         # A daemon process ends with the page, whatever it does.
@@ -188,6 +192,14 @@ def _may_fail(owner: Any) -> bool:
         )
     except Exception:
         return False
+
+
+def is_of_pool(result: Any) -> bool:
+    """Tell whether a result is of a Pool of which `is_busy` tells whether its work may fail."""
+    cache = getattr(result, "_cache", None)
+    return cache is not None and any(
+        getattr(reference(), "_cache", None) is cache for reference in _owners
+    )
 
 
 def _has_result(thread: Any) -> bool:

@@ -69,7 +69,8 @@ def _answer(path: str) -> None:
 
 def _wait_for_failures(patience: float) -> None:
     began = events.Kept.monotonic()
-    others = [*handles.under_way(), *asynchronous.under_way()]
+    others = [it for it in handles.under_way() if not endings.is_of_pool(it())]
+    others += asynchronous.under_way()
     while (waited := events.Kept.monotonic() - began) < patience:
         is_other = waited < _FAILS_WITHIN and any(handles.has_no_outcome(it()) for it in others)
         if not (is_other or endings.is_busy()):
