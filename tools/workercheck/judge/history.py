@@ -227,7 +227,7 @@ class History:
         if sent is not None and sent.reply_to:
             sent = self._sent_of(sent.reply_to, event)
         work = self.work_at(sent.sender, sent.place, depth) if sent is not None else None
-        if sent is not None and work is None and self.has_work(sent.sender):
+        if sent is not None and work is None and self._has_one_call(sent.sender):
             return self.work_of_process(sent.sender)  # the answer of a process to its start
         if sent is None or work is None or not (sent.within and depth):
             return work
@@ -398,6 +398,11 @@ class History:
         if library is not None and library.answers:
             return self._parent[pid].target in library.one_call
         return self.is_worker(pid)
+
+    def _has_one_call(self, pid: int) -> bool:
+        """Tell whether a library started a process for a single call of the reader's."""
+        library = self.library_of_target(pid)
+        return library is not None and self._parent[pid].target in library.one_call
 
     def library_of_target(self, pid: int) -> libraries.Library | None:
         """Return the library that started a process to run a function of its own, or None."""
