@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,12 @@ ROOT = Path(__file__).parent.parent
 FAULTS = sorted((ROOT / "tests" / "faults").glob("*.md"))
 HEALTHY = sorted((ROOT / "tests" / "healthy").glob("*.md"))
 GATE = ROOT / "tools" / "check_workers.py"
+CODE_CELL = re.compile(
+    r"^(?P<fence>`{3,})\{code-cell\}.*\n(?P<header>---\n(?:.*\n)*?---\n)?"
+    r"(?P<options>(?::.*\n)*)(?P<code>(?:.*\n)*?)(?P=fence)$",
+    re.MULTILINE,
+)
+"""A code cell in the source of a page."""
 HEADER = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
 
 # Cells: one whose worker fails and nobody looks, and one that passes.

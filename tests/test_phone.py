@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import CODE_CELL, ROOT
 
 COLUMNS = 60
 
-_CELL = re.compile(
-    r"^(?P<fence>`{3,})\{code-cell\}.*\n(?P<header>---\n(?:.*\n)*?---\n)?(?P<code>(?:.*\n)*?)(?P=fence)$",
-    re.MULTILINE,
-)
 # The cells of checking/ write files and run commands; pages show these, and not the cells.
 _PAGES = [
     page for page in sorted((ROOT / "docs/source").rglob("*.md")) if page.parent.name != "checking"
@@ -24,9 +19,10 @@ _PAGES = [
 def too_wide(page: Path) -> Iterator[str]:
     """Name each line of a code cell that has more columns than a phone shows."""
     text = page.read_text(encoding="utf-8")
-    for cell in _CELL.finditer(text):
-        first = text.count("\n", 0, cell.start("code")) + 1
-        for number, line in enumerate(cell["code"].splitlines(), start=first):
+    for cell in CODE_CELL.finditer(text):
+        first = text.count("\n", 0, cell.start("options")) + 1
+        shown = cell["options"] + cell["code"]
+        for number, line in enumerate(shown.splitlines(), start=first):
             if len(line) > COLUMNS:
                 yield f"{page.name}:{number}: {len(line)} columns: {line.strip()}"
 

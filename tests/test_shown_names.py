@@ -5,19 +5,19 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import CODE_CELL, ROOT
+
+sys.path.append(str(ROOT / "docs" / "extensions"))
+
+import script
 
 _SOURCE = ROOT / "docs/source"
 _PAGES = sorted(_SOURCE.rglob("*.md"))
-_CELL = re.compile(
-    r"^(?P<fence>`{3,})\{code-cell\}.*\n"
-    r"(?P<header>---\n(?:.*\n)*?---\n|(?::.*\n)*)(?P<code>(?:.*\n)*?)(?P=fence)$",
-    re.MULTILINE,
-)
 _GIVEN = {*dir(builtins), "display", "get_ipython"}
 # The first page begins with the picture of a run; its folded cell says where these are.
 _TOLD = {_SOURCE / "index.md": {"Replay", "record"}}
@@ -27,22 +27,13 @@ def unshown(page: Path) -> Iterator[str]:
     """Name what the shown cells of a page use, and only hidden cells define."""
     text = page.read_text(encoding="utf-8")
     shown = _GIVEN | _TOLD.get(page, set())
-    for cell in _CELL.finditer(text):
-        if re.search(r"remove-(cell|input)", cell["header"]):
+    for cell in CODE_CELL.finditer(text):
+        header, code = f"{cell['header'] or ''}{cell['options']}", cell["code"]
+        if re.search(r"remove-(cell|input)", header):
             continue
-        code = cell["code"]
-        if loaded := re.search(r"load: (.+)", cell["header"]):
+        if loaded := re.search(r"load: (.+)", header):
             code = (page.parent / loaded[1]).read_text(encoding="utf-8")
-        bound, used = set(), set()
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.Name):
-                (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-            elif isinstance(node, ast.arg):
-                bound.add(node.arg)
-            elif isinstance(node, ast.alias):
-                bound.add((node.asname or node.name).partition(".")[0])
-            elif name := getattr(node, "name", None):  # def, class, except
-                bound.add(name)
+        bound, used = script.defined_and_used(ast.parse(code))
         shown = shown | bound
         line = text.count("\n", 0, cell.start()) + 1
         for name in sorted(used - shown):

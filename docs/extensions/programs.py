@@ -148,6 +148,13 @@ class Program:
         """All the code, one cell after another."""
         return "\n".join(cell.source for cell in self.cells if cell.is_code)
 
+    @functools.cached_property
+    def _trees(self) -> list[ast.Module]:
+        """The syntax trees of the code cells."""
+        return [
+            ast.parse(script.without_magics(cell.source)) for cell in self.cells if cell.is_code
+        ]
+
     def sections(self) -> Iterator[Program]:
         """Yield each section as a program: what a reader copies, after the cells above all."""
         titled: dict[str, list[script.Cell]] = {}
@@ -245,14 +252,11 @@ class Program:
     def _imported(self) -> set[str]:
         """Return the modules that the cells import, but for the standard library."""
         found = set()
-        for cell in self.cells:
-            if not cell.is_code:
-                continue
-            for node in ast.walk(ast.parse(script.without_magics(cell.source))):
-                if isinstance(node, ast.Import):
-                    found |= {name.name.partition(".")[0] for name in node.names}
-                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    found.add(node.module.partition(".")[0])
+        for node in (node for tree in self._trees for node in ast.walk(tree)):
+            if isinstance(node, ast.Import):
+                found |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
         return found - sys.stdlib_module_names
 
     def undefined(self) -> list[str]:
@@ -261,26 +265,18 @@ class Program:
         A cell that fails on purpose would hide it.
         """
         bound, used = set(dir(builtins)) | {"display", "get_ipython", "__file__"}, set()
-        for cell in self.cells:
-            if not cell.is_code:
-                continue
-            for node in ast.walk(ast.parse(script.without_magics(cell.source))):
-                if isinstance(node, ast.Name):
-                    (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-                elif isinstance(node, ast.arg):
-                    bound.add(node.arg)
-                elif isinstance(node, ast.alias):
-                    bound.add((node.asname or node.name).partition(".")[0])
-                elif name := getattr(node, "name", None):  # def, class, except, case
-                    bound.add(name)
+        for tree in self._trees:
+            defined, needed = script.defined_and_used(tree)
+            bound |= defined
+            used |= needed
         return sorted(used - bound)
 
     def digests(self) -> dict[str, str]:
         """Return for each form a fingerprint of what it runs, not of prose, comments and layout."""
+        code = [cell for cell in self.cells if cell.is_code]
         cells = "".join(
-            f"{sorted(c.tags)}{ast.dump(ast.parse(script.without_magics(c.source)))}\0"
-            for c in self.cells
-            if c.is_code
+            f"{sorted(cell.tags)}{ast.dump(tree)}\0"
+            for cell, tree in zip(code, self._trees, strict=True)
         )
         runs = {"notebook": cells, "script": ast.dump(ast.parse(script.convert(self.cells)))}
         return {form: hashlib.sha256(text.encode()).hexdigest()[:12] for form, text in runs.items()}

@@ -22,9 +22,16 @@ from script import syntax
 from script.cell import EXPECTED_TO_FAIL, CodeCell
 from script.helpers import PLOT_OF_A_LEARNER, Names, helpers
 from script.magics import without_magics
-from script.syntax import ScriptError
+from script.syntax import ScriptError, defined_and_used
 
-__all__ = ["EXPECTED_TO_FAIL", "Cell", "ScriptError", "convert", "without_magics"]
+__all__ = [
+    "EXPECTED_TO_FAIL",
+    "Cell",
+    "ScriptError",
+    "convert",
+    "defined_and_used",
+    "without_magics",
+]
 
 GUARD = """
 # A process pool of Python's own imports this file again in each of its workers (not under

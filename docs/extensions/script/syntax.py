@@ -63,6 +63,21 @@ def bound(tree: ast.Module) -> set[str]:
     return found
 
 
+def defined_and_used(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """Return the names that code defines anywhere and in any way, and those that it uses."""
+    defined, used = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+        elif isinstance(node, ast.arg):
+            defined.add(node.arg)
+        elif isinstance(node, ast.alias):
+            defined.add((node.asname or node.name).partition(".")[0])
+        elif name := getattr(node, "name", None):  # def, class, except, case
+            defined.add(name)
+    return defined, used
+
+
 def alias(trees: Sequence[ast.Module], module: str) -> str | None:
     """Return the name under which the page's top level has a module."""
     for tree in trees:
