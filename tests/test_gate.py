@@ -53,7 +53,7 @@ def test_findings_exit_1(red: Build) -> None:
     assert "source/page.md:9: the cell failed (ZeroDivisionError: division by zero)." in done.stdout
 
 
-def test_reader_that_goes_has_read_enough(red: Build, tmp_path: Path) -> None:
+def test_reader_that_goes_has_read_enough(red: Build) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as gone:

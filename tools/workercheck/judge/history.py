@@ -396,7 +396,7 @@ class History:
         """
         library = self.library_of_target(pid)
         if library is not None and library.answers:
-            return self._parent[pid].target in library.one_call
+            return self._has_one_call(pid)
         return self.is_worker(pid)
 
     def _has_one_call(self, pid: int) -> bool:

@@ -52,9 +52,8 @@ _inner: "tuple[BaseException, dict[str, Any]] | None" = None
 _last_failed = 0
 """The id of the latest error of a message that could not be made, while it is handled."""
 _is_ready = False
-_is_worker = False
-_is_parent = False
-"""Whether this process is known to work for no other one, so that only failed loads matter."""
+_is_worker: "bool | None" = None
+"""Whether this process may work for another one, None where that is not known yet."""
 _handles: "Any" = None
 _places: "Any" = None
 _mapped: "Any" = None
@@ -114,7 +113,7 @@ def watched_load(real: "Any") -> type:
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
         global _loaded
         caller: FrameType | None
-        if _is_parent:
+        if _is_worker is False:  # only failed loads matter
             try:
                 result = real(*args, **kwargs)
             except BaseException as exc:
@@ -331,7 +330,7 @@ def _classify(frame: "FrameType") -> bool:
 
 def _get_ready() -> None:
     """Import the rest, which a process that carries no message never needs."""
-    global _is_ready, _is_worker, _is_parent, _handles, _places, _mapped
+    global _is_ready, _is_worker, _handles, _places, _mapped
     global _pack_doing, _pack_record
     if not _is_ready:
         from workercheck.recorder import handles, mapped, places
@@ -339,7 +338,6 @@ def _get_ready() -> None:
         _handles, _places, _mapped = handles, places, mapped
         _pack_doing, _pack_record = mapped.pack_doing, mapped.pack_record
         _is_worker = places.is_worker()
-        _is_parent = not _is_worker
         _is_ready = True
 
 
@@ -371,9 +369,9 @@ def _map_doing() -> None:
 
 def forget() -> None:
     """Begin anew in a forked child, which may work for its parent."""
-    global _doing, _ring, _inner, _is_worker, _is_parent
+    global _doing, _ring, _inner, _is_worker
     _doing = _ring = _inner = None
-    _is_worker, _is_parent = True, False
+    _is_worker = True
     _of_threads.clear()
     _carriers.clear()
     _carries.clear()

@@ -489,10 +489,7 @@ def test() -> str:
 
 def on_behalf(frame: FrameType | None = None) -> str | None:
     """Return the message id of the cell, or the test, on whose behalf this code runs."""
-    # `_runs_kernel`, written out: this is asked for each piece of work.
-    if not events.forked and "ipykernel.kernelapp" in sys.modules:
-        return cell(frame)
-    return test() or None
+    return cell(frame) if _runs_kernel() else test() or None
 
 
 def is_anybodys(frame: FrameType | None) -> bool:

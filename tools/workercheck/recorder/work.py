@@ -434,7 +434,7 @@ def queued_object(frame: FrameType, thing: Any) -> int:
             future = getattr(items.get(number), "future", None)
             if future is None:
                 return _place_of_doomed(items, number)
-            return handles.place_of(future) or _wait_for_place(future)
+            return place_of_running(future)
     return _put.pop(_id(thing), 0)
 
 

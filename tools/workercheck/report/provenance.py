@@ -285,7 +285,7 @@ def _table(
             place = SubElement(row, "td", {"data-head": title, "role": "cell"})
             text, href = (cell, "") if isinstance(cell, str) else cell
             first, *rest = _PARTS.split(text)
-            holder = _link(place, href, first) if href else place
+            holder = _link(place, href, "") if href else place
             holder.text = first
             for part in rest:
                 SubElement(holder, "wbr").tail = part

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("workercheck: interrupted, and every kernel has been ended", file=sys.stderr)
         return 2
-    if not output.tell(found, options):
+    if not output.tell(found, options.format, options.report):
         return 2
     # A shard may have none: there may be fewer pages than shards.
     if not any(page.executed for page in found.pages) and (found.pages or found.shard is None):

@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
                 name = output.name_of(str(path))
                 reports.append(PageReport(str(path), name, executed=False, findings=found))
     report = Report({"python": platform.python_version()}, reports, {}, was_read=True)
-    is_told = output.tell(report, options)
+    is_told = output.tell(report, options.format, options.report)
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems or not is_told:

@@ -45,9 +45,9 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def tell(report: Report, options: argparse.Namespace) -> bool:
-    """Print the report and write it where the options say; return whether both could be done."""
-    return all([show(report, options.format), save(report, options.report)])
+def tell(report: Report, form: str, path: Path | None) -> bool:
+    """Print the report and save it, as `show` and `save`; return whether both could be done."""
+    return all([show(report, form), save(report, path)])
 
 
 def show(report: Report, form: str) -> bool:

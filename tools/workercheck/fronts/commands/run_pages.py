@@ -111,15 +111,14 @@ def main(
     except KeyboardInterrupt:
         print("workercheck: interrupted, and every kernel has been ended", file=sys.stderr)
         return 2
-    is_shown = output.show(found, form)
-    is_saved = output.save(found, saved_to)
+    is_told = output.tell(found, form, saved_to)
     if not any(page.executed for page in found.pages):
         print(
             "workercheck: no verdict: no page was executed, so nothing was checked",
             file=sys.stderr,
         )
         return 2
-    if not (is_shown and is_saved):
+    if not is_told:
         return 2
     return 1 if found.verdict == "fail" else 0
 
