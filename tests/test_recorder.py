@@ -16,8 +16,8 @@ import pytest
 from workercheck.evidence import records as ev
 from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
-from workercheck.recorder import endings, handles, monitor311, places, work
 from workercheck.recorder import failure as _failure
+from workercheck.recorder import handles, monitor311, places, signals, waiting, work
 
 
 @pytest.fixture
@@ -451,12 +451,12 @@ def test_task_that_a_breaking_pool_still_sends_keeps_its_place(breaks: bool) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_process_ends_by_itself_once_it_has_exited() -> None:
     child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert not endings.ends_by_itself(child.pid)
+    assert not signals.ends_by_itself(child.pid)
     child.stdin.close()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert endings.ends_by_itself(child.pid)  # a zombie
+    assert signals.ends_by_itself(child.pid)  # a zombie
     child.wait()
-    assert endings.ends_by_itself(child.pid)
+    assert signals.ends_by_itself(child.pid)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
@@ -464,11 +464,11 @@ def test_process_that_somebody_else_waited_for_is_not_awaited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     process = multiprocessing.get_context("fork").Process(target=os._exit, args=(1,))
-    monkeypatch.setattr(endings, "_owners", [lambda: process])
+    monkeypatch.setattr(waiting, "_owners", [lambda: process])
     process.start()
     os.waitpid(process.pid, 0)
     assert process.is_alive()  # multiprocessing was never told
-    assert not endings.is_busy()
+    assert not waiting.is_busy()
 
 
 @pytest.mark.parametrize(("flags", "ends"), [("4194304", False), ("4194308", True)])
@@ -478,8 +478,8 @@ def test_process_that_the_system_is_taking_down_ends_by_itself(
     """Its connections are closed by then, and its parent may already have noticed that."""
     stat = tmp_path / "stat"
     stat.write_text(f"7 (a (name) of) R 1 7 7 0 -1 {flags} 0 0")
-    monkeypatch.setattr(endings, "_open", lambda path, mode: stat.open(mode))
-    assert ends == endings.ends_by_itself(7)
+    monkeypatch.setattr(signals, "_open", lambda path, mode: stat.open(mode))
+    assert ends == signals.ends_by_itself(7)
 
 
 def test_each_handler_of_a_function_wrapped_twice_gets_its_caller() -> None:

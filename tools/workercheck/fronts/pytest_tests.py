@@ -95,9 +95,9 @@ class Tests:
 
 def _tell_dropped() -> None:
     """Tell of work that failed and that nobody can ask for any more."""
-    from workercheck.recorder import endings, handles
+    from workercheck.recorder import handles, waiting
 
-    endings.wait_for_dropped()
+    waiting.wait_for_dropped()
     handles.tell_gone()
 
 

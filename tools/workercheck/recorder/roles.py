@@ -21,7 +21,10 @@ from workercheck.recorder import (
     messages,
     monitor,
     places,
+    raised,
     shutdown,
+    signals,
+    waiting,
     work,
 )
 
@@ -82,22 +85,22 @@ ROLES: dict[str, tuple[str, Any]] = {
     "task-begins": ("start", messages.task_begins),
     "task-acknowledged": ("return", messages.task_acknowledged),
     "task-done": ("return", messages.task_done),
-    "manager-thread": ("start", endings.manager_thread),
-    "pool-made": ("return", endings.pool_made),
+    "manager-thread": ("start", waiting.manager_thread),
+    "pool-made": ("return", waiting.pool_made),
     "pool-broken": ("start", endings.pool_broken),
     "process-start": ("start", endings.process_starts),
     "process-made": ("return", endings.process_started),
     "process-closed": ("start", endings.process_closed),
     "process-ends": ("start", endings.process_ends),
-    "process-asked-to-end": ("start", endings.process_asked_to_end),
+    "process-asked-to-end": ("start", signals.process_asked_to_end),
     "exitcode-read": ("return", endings.exitcode_read),
     "child-polled": ("return", endings.child_polled),
     "answer-missing": ("line", endings.answer_missing),
-    "error-printed": ("start", endings.error_printed),
-    "callback-error-kept": ("line", endings.callback_error_kept),
-    "callback-error-logged": ("start", endings.callback_error_logged),
-    "initializer-error-kept": ("line", endings.initializer_error_kept),
-    "error-logged": ("start", endings.error_logged),
+    "error-printed": ("start", raised.error_printed),
+    "callback-error-kept": ("line", raised.callback_error_kept),
+    "callback-error-logged": ("start", raised.callback_error_logged),
+    "initializer-error-kept": ("line", raised.initializer_error_kept),
+    "error-logged": ("start", raised.error_logged),
     "task-made": ("return", asynchronous.task_made),
     "loop-future-made": ("return", asynchronous.loop_future_made),
     "thread-future-made": ("return", asynchronous.thread_future_made),
@@ -123,7 +126,7 @@ def start() -> None:
     """Watch pickle, the signals, and the functions of every library."""
     monitor.on_arrival("_pickle", messages.watch_pickle)
     monitor.on_arrival("dill._dill", messages.watch_dill)
-    monitor.on_arrival("threading", endings.watch_service_threads)
+    monitor.on_arrival("threading", raised.watch_service_threads)
     monitor.on_arrival("_posixsubprocess", children.watch_programs)
     for functions in (ALWAYS, *(library.functions for library in LIBRARIES)):
         for module, watched in functions.items():
@@ -138,7 +141,7 @@ def start() -> None:
             monitor.on_arrival(module, _watcher_of_senders(senders))
     for package in ("multiprocessing", "multiprocess"):
         monitor.on_arrival(f"{package}.spawn", messages.watch_imports_of_main)
-    endings.watch_signals(os)
+    signals.watch_signals(os)
     endings.watch_exit(os)
     children.watch_spawns(os)
     try:
@@ -182,6 +185,8 @@ def forget() -> None:
     places.forget()
     handles.forget()
     endings.forget()
+    signals.forget()
+    waiting.forget()
     asynchronous.forget()
     keyed.forget()
     work.forget()

@@ -18,7 +18,7 @@ import _thread
 import os
 import time
 
-from workercheck.recorder import asynchronous, endings, events, handles
+from workercheck.recorder import asynchronous, endings, events, handles, signals, waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def _answer(path: str) -> None:
 
 def _wait_for_failures(patience: float) -> None:
     began = events.Kept.monotonic()
-    others = [it for it in handles.under_way() if not endings.is_of_pool(it())]
+    others = [it for it in handles.under_way() if not waiting.is_of_pool(it())]
     others += asynchronous.under_way()
     while (waited := events.Kept.monotonic() - began) < patience:
         is_other = waited < _FAILS_WITHIN and any(handles.has_no_outcome(it()) for it in others)
-        if not (is_other or endings.is_busy()):
+        if not (is_other or waiting.is_busy()):
             return
         _sleep(_POLL)
 
@@ -127,13 +127,13 @@ def _ask(pid: Any) -> None:
     except OSError:  # not watched, one of workercheck's own, or it has ended
         return
     try:
-        _write(fd, f"{pid} {endings.PATIENCE:g}".encode())
+        _write(fd, f"{pid} {waiting.PATIENCE:g}".encode())
     finally:
         _close(fd)
-    deadline = events.Kept.monotonic() + endings.PATIENCE + _ANSWERS_WITHIN
+    deadline = events.Kept.monotonic() + waiting.PATIENCE + _ANSWERS_WITHIN
     while (
         events.exists(path)
-        and not endings.ends_by_itself(pid)
+        and not signals.ends_by_itself(pid)
         and events.Kept.monotonic() < deadline
     ):
         _sleep(_POLL)
