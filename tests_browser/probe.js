@@ -265,8 +265,8 @@ window.probe = (() => {
       return text?.textContent.trim() ? [] : [`${entry.id} has no description`];
     }),
 
-    /** Mark the pieces of code that look like an earlier one, on a ground that looks the same. */
-    markTwins: () => {
+    /** Mark three pieces of text for each look: a colour, a size and a weight on one ground. */
+    markLooks: () => {
       const grounds = new Map();
       const ground = (element) => {
         if (!element) return "";
@@ -276,12 +276,18 @@ window.probe = (() => {
         }
         return grounds.get(element);
       };
-      const seen = new Set();
-      for (const element of document.querySelectorAll("pre span")) {
+      const hasText = (element) =>
+        [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
+      const seen = new Map();
+      for (const element of document.body.querySelectorAll("*")) {
+        const { left, right } = element.getBoundingClientRect();
+        const isShown = visible(element) && right > left && right > 0 && left < innerWidth;
         const { color, fontSize, fontWeight } = getComputedStyle(element);
         const looks = [color, fontSize, fontWeight, ground(element)].join();
-        element.toggleAttribute("data-twin", seen.has(looks));
-        seen.add(looks);
+        const isMarked = isShown && hasText(element) && (seen.get(looks) ?? 0) < 3;
+        if (isMarked) seen.set(looks, (seen.get(looks) ?? 0) + 1);
+        // The parts of a plot are not among the elements of the document.
+        element.toggleAttribute("data-look", isMarked || (isShown && element.shadowRoot !== null));
       }
     },
 

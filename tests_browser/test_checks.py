@@ -135,6 +135,13 @@ FAULTS = {
             "<h1 style='color: #888; background: #777'>",
             "axe, serious: Elements must meet minimum color contrast ratio thresholds",
         ),
+        "grey on grey, like text that nobody sees": (
+            "<h1>",
+            "<style>b { color: #888; background: #777 }</style>"
+            + 3 * "<b style='visibility: hidden'>grey</b>"
+            + "<b>grey</b><h1>",
+            "axe, serious: Elements must meet minimum color contrast ratio thresholds",
+        ),
     },
     "bokeh": {
         "bokeh without a figure": (

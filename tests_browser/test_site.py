@@ -9,16 +9,12 @@ WINDOWS = {"phone": (390, "dark"), "laptop": (1280, "light")}
 @pytest.mark.parametrize("window", WINDOWS)
 def test_page(visit, site, docname, window):
     width, scheme = WINDOWS[window]
-    # Contrast takes axe most of its time: three times are enough for dark as the system asks for
-    # it, for light, and for dark by the button. That of code is the same on a phone.
-    is_phone = window == "phone"
-
     page = visit(f"{site}/{docname}.html", width=width, scheme=scheme)
-    problems = [*page.look(), *page.axe(), *page.contrast(code=not is_phone)]
+    problems = [*page.look(), *page.axe(), *page.contrast()]
     page.switch_theme()
-    # Nothing but the colours has changed.
+    # Nothing but the colours has changed; a phone's in light are those of a laptop.
     problems += page.plots()
-    if not is_phone:
+    if window == "laptop":
         problems += page.contrast()
     problems += page.problems
     assert not problems, "\n".join(problems)

@@ -137,14 +137,13 @@ class Visit:
         """Return what axe finds serious or critical, but for contrast, which takes longer."""
         return self.run_axe(rules={"color-contrast": {"enabled": False}})
 
-    def contrast(self, *, code: bool = True) -> list[str]:
-        """Return the text that axe finds hard to read, with code or without.
+    def contrast(self) -> list[str]:
+        """Return the text that axe finds hard to read.
 
-        Of pieces of code that look alike, on grounds that look alike, axe sees the first.
+        Of pieces of text that look alike, on grounds that look alike, axe sees three.
         """
-        self.page.evaluate("probe.markTwins()")
-        exclude = [["[data-twin]"]] if code else [["pre"]]
-        return self.run_axe(context={"exclude": exclude}, runOnly=["color-contrast"])
+        self.page.evaluate("probe.markLooks()")
+        return self.run_axe(context={"include": [["[data-look]"]]}, runOnly=["color-contrast"])
 
     def run_axe(self, *, context: dict[str, object] | None = None, **options: object) -> list[str]:
         """Return what axe finds serious or critical, given its own context and options."""
