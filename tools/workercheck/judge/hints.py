@@ -172,6 +172,11 @@ def failed_dump(
             f"Return plain data: something in {name} cannot be pickled, such as a lock, a file, a "
             "generator or a lambda."
         )
+    if library is not None and library.by_value and is_to_blame and "<" in (thing or ""):
+        return (
+            f"{_to_the_top_level(name)}: pickle stores a function by its name, and found none. By "
+            f"default, {library.name} pickles functions by value."
+        )
     if library is not None and library.by_value:
         return (
             f"Send plain data: something in {name}, or that it refers to, cannot be pickled, such "
@@ -189,11 +194,15 @@ def failed_dump(
 
 def unpicklable(name: str) -> str:
     """Say what to do about a function or a class that pickle cannot store."""
-    move = f"Move {name} to" if name != "<lambda>" else "Make the lambda a function at"
     return (
-        f"{move} the top level of a module, send plain data instead, or hand the work to "
-        "loky, which pickles functions by value."
+        f"{_to_the_top_level(name)}, send plain data instead, or hand the work to loky, which "
+        "pickles functions by value."
     )
+
+
+def _to_the_top_level(name: str) -> str:
+    move = f"Move {name} to" if name != "<lambda>" else "Make the lambda a function at"
+    return f"{move} the top level of a module"
 
 
 def died(*, is_page: bool) -> str:

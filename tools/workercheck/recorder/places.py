@@ -88,11 +88,15 @@ _starts_of_threads: weakref.WeakKeyDictionary[Any, tuple[str, int]] = weakref.We
 """File and line at which the reader's own code started a thread."""
 _cells: dict[int, str | None] = {}
 """By the number of a place: its cell."""
+_positions: dict[int, tuple[str, int]] = {}
+"""By the number of a place: its file and line."""
 _kernel: Any = None
 _main_thread = _get_ident()
 
 place_of_future: Callable[[Any], int] = lambda future: 0  # noqa: E731 - set by `work`
 """Returns the place of a future, 0 where it is not known."""
+is_held_future: Callable[[Any], bool] = lambda future: False  # noqa: E731 - set by `work`
+"""Tells whether the reader's own code gets the result of a future."""
 
 
 def kind(frame: FrameType) -> int:
@@ -209,8 +213,11 @@ def is_held_by_reader(frame: FrameType | None) -> bool:
 
     The frames of executors are passed over: ``Executor.map`` calls ``submit`` for its caller. So is
     a timer to which the reader gave ``submit`` itself: that the timer drops the future was the
-    reader's choice.
+    reader's choice. A pool of threads that was given ``submit`` has the future as its result.
     """
+    task = _task_behind(frame)
+    if task is not None:
+        return is_held_future(task)
     caller = _caller_of_library(frame)
     if caller is None or kind(caller) == READER:
         return caller is not None
@@ -221,6 +228,24 @@ def _caller_of_library(frame: FrameType | None) -> FrameType | None:
     while frame is not None and kind(frame) in (CARRIER, OWN):
         frame = frame.f_back
     return frame
+
+
+def _task_behind(frame: FrameType | None) -> Any:
+    """Return the future of a task of a thread pool that does nothing but call a library."""
+    while frame is not None and kind(frame) in (CARRIER, OWN):
+        future = _future_of_task(frame)
+        if future is not None:
+            return future
+        frame = frame.f_back
+    return None
+
+
+def _future_of_task(frame: FrameType) -> Any:
+    """Return the future of the task of a thread pool that this frame runs, None for another."""
+    if frame.f_code.co_name == "run" and frame.f_code.co_filename.endswith("thread.py"):
+        # Since Python 3.14, what runs the task is called by what has the future.
+        return getattr(frame.f_locals.get("self"), "future", None)
+    return None
 
 
 def _is_dispatcher(frame: FrameType) -> bool:
@@ -246,6 +271,12 @@ def _start_of_thread(frame: FrameType | None) -> tuple[str, int] | None:
         return None
     threading: Any = sys.modules.get("threading")
     return threading and _starts_of_threads.get(threading.current_thread())
+
+
+def _given_at(frame: FrameType | None) -> tuple[str, int] | None:
+    """Return where the reader gave a thread, or a pool of threads, what it calls."""
+    task = _task_behind(frame)
+    return _positions.get(place_of_future(task)) if task is not None else _start_of_thread(frame)
 
 
 def is_called_for_another(frame: FrameType | None) -> bool:
@@ -293,7 +324,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
     if reader is not None:
         key = (_id(reader.f_code), reader.f_lasti, here, executor, what)
     else:
-        directive = directives.position(frame) or _start_of_thread(frame)
+        directive = directives.position(frame) or _given_at(frame)
         key = (directive, here, executor, what)
     number = _places.get(key)
     if number is None:
@@ -309,6 +340,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
             file, line, text = sources.position(reader)
         else:
             file, line, text = *(directive or ("", 0)), ""
+        _positions[number] = file, line
         events.write(
             "place",
             id=number,
@@ -536,11 +568,9 @@ def _cell_of_context(kernel: Any) -> str | None:
 def _cell_of_task(frame: FrameType | None) -> str | None:
     """Return the cell that submitted the task of a thread pool that runs in this thread."""
     while frame is not None:
-        if frame.f_code.co_name == "run" and frame.f_code.co_filename.endswith("thread.py"):
-            # Since Python 3.14, what runs the task is called by what has the future.
-            future = getattr(frame.f_locals.get("self"), "future", None)
-            if future is not None:
-                return _cells.get(place_of_future(future))
+        future = _future_of_task(frame)
+        if future is not None:
+            return _cells.get(place_of_future(future))
         frame = frame.f_back
     return None
 
@@ -629,6 +659,7 @@ def forget() -> None:
     _cell_of_thread.clear()
     _starts_of_threads.clear()
     _cells.clear()
+    _positions.clear()
     _count = 0
 
 
