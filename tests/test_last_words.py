@@ -124,24 +124,31 @@ def failing(seconds):
     time.sleep(seconds)
     raise ValueError("nobody asks")
 
-pool = {package}.get_context("fork").Pool(1)
+pool = {package}.{pool}
 result = pool.apply_async(failing, (2,))
 time.sleep(0.5)
 """
+
+
+POOLS = {
+    "billiard": 'get_context("fork").Pool(1)',
+    "mpire": 'WorkerPool(1, start_method="fork")',
+    "multiprocessing": 'get_context("fork").Pool(1)',
+}
 
 
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory) -> dict[str, Run]:
     """Pages with a Pool that works when they end, and with one that was terminated."""
     folder = tmp_path_factory.mktemp("pools")
-    cells = {name: WORKS_ON.format(package=name) for name in ("billiard", "multiprocessing")}
+    cells = {name: WORKS_ON.format(package=name, pool=pool) for name, pool in POOLS.items()}
     works_on = [page(folder, cell, name=f"{name} works on") for name, cell in cells.items()]
     ended = [page(folder, f"{cell}\npool.terminate()", name=name) for name, cell in cells.items()]
     return {run.page.docname: run for run in execute(*works_on, *ended, jobs=2)}
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["billiard", "multiprocessing"])
+@pytest.mark.parametrize("name", POOLS)
 def test_a_terminated_pool_is_not_waited_for(pools: dict[str, Run], name: str) -> None:
     run = pools[name]
     (shutdown,) = of(run, ev.ShutdownStarted)
@@ -151,6 +158,6 @@ def test_a_terminated_pool_is_not_waited_for(pools: dict[str, Run], name: str) -
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["billiard", "multiprocessing"])
+@pytest.mark.parametrize("name", POOLS)
 def test_a_pool_that_works_on_is_waited_for(pools: dict[str, Run], name: str) -> None:
     assert DROPPED == places(pools[f"{name} works on"])

@@ -747,6 +747,7 @@ LIBRARIES = (
         functions={
             "mpire.pool": (
                 ("WorkerPool.apply_async", "result-returned func"),
+                ("WorkerPool.terminate", "results-given-up"),
                 ("WorkerPool._results_handler", "callback-error-kept"),
             ),
             "mpire.async_result": (

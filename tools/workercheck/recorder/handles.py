@@ -193,6 +193,13 @@ def under_way() -> list[Callable[[], Any]]:
     ]
 
 
+def give_up(thing: Any) -> None:
+    """Forget work that will not be done any more, unless it has an outcome."""
+    noted = _noted.get(_id(thing))
+    if noted is not None and noted[0]() is thing and has_no_outcome(thing):
+        del _noted[_id(thing)]
+
+
 def has_no_outcome(thing: Any) -> bool:
     """Tell whether work is under way, by its handle; nobody has asked for its outcome by that."""
     try:

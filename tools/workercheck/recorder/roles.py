@@ -47,6 +47,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "result-made": ("return", work.result_made),
     "result-returned": ("return", work.result_returned),
     "result-printed": ("start", work.result_printed),
+    "results-given-up": ("start", work.results_given_up),
     "results-collected": ("return", work.results_collected),
     "thread-returned": ("return", work.thread_returned),
     "result-set": ("start", work.result_set),

@@ -350,6 +350,12 @@ def _result_failed(result: Any, error: Any) -> None:
         handles.asked(handle)
 
 
+def results_given_up(frame: FrameType, _: Any) -> None:
+    """Forget the work of a pool that is about to be terminated, and that tells nobody so."""
+    for result in list(frame.f_locals["self"]._cache.values()):
+        handles.give_up(result)
+
+
 def chunk_done(frame: FrameType, _: Any) -> None:
     """Note the failures in a chunk, whose future has a list of results, for their iterator.
 
