@@ -634,7 +634,17 @@ LIBRARIES = (
                 ("LoadBalancedView._really_apply", "submit f"),
                 ("DirectView.execute", "submit f"),  # a text, which has no name
             ),
-            "ipyparallel.client.asyncresult": (("AsyncResult.get", "future-asked"),),
+            # Hands out a piece for each engine or element, and returns one result for all.
+            "ipyparallel.client.remotefunction": (
+                ("ParallelFunction.__call__", "map-of-begins func"),
+                ("ParallelFunction.__call__", "map-ends"),
+            ),
+            "ipyparallel.client.asyncresult": (
+                ("AsyncMapResult.__init__", "whole-made"),
+                ("AsyncResult.get", "future-asked"),
+                ("AsyncResult.successful", "future-asked"),
+                ("AsyncResult.__repr__", "failure-read"),
+            ),
             # What a task raises is sent back without a pickle.
             "ipyparallel.engine.kernel": (("IPythonParallelKernel.do_apply", "task-done"),),
         },

@@ -47,7 +47,7 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
     """
 
     def handler(frame: FrameType, future: Any) -> None:
-        if not places.is_held_by_reader(_caller(frame)) or future is None:
+        if not places.is_held_by_reader(places.outside_asyncio(frame.f_back)) or future is None:
             return
         work = frame.f_locals.get(argument)
         _, place, _ = _tasks.get(_id(work), (None, 0, 0))
@@ -148,16 +148,8 @@ def forget() -> None:
     _tasks.clear()
 
 
-def _caller(frame: FrameType) -> FrameType | None:
-    """Return the frame that called a function of asyncio, from outside asyncio."""
-    caller = frame.f_back
-    while caller is not None and str(caller.f_globals.get("__name__")).startswith("asyncio."):
-        caller = caller.f_back
-    return caller
-
-
 def _remember(task: Any, frame: FrameType, function: Any, place: int = 0) -> None:
-    place = place or places.place(_caller(frame), "asyncio", function)
+    place = place or places.place(places.outside_asyncio(frame.f_back), "asyncio", function)
     key = _id(task)
 
     def gone(reference: Any) -> None:

@@ -33,7 +33,8 @@ class Handle:
     thing
         A weak reference to the future, result, task or process.
     what
-        ``future``, ``collection`` of futures, ``result``, ``task`` or ``process``.
+        ``future``, ``collection`` of futures, ``result``, ``task`` or ``process``; ``whole``, which
+        stands for all handles of its call, and of which nothing is told.
     place
         Where the work was handed out.
     owned
@@ -87,6 +88,8 @@ class Call:
     def __init__(self) -> None:
         self.seen = False
 
+
+WHOLE = "whole"
 
 _noted: dict[int, tuple[Callable[[], Any], Work]] = {}
 """What a `Handle` is made of once it is asked for, as few ever are.
@@ -260,6 +263,8 @@ def asked(handle: Handle | None) -> None:
     """Note that somebody asked for an outcome."""
     if handle is not None:
         handle.asked += 1
+        if handle.what == WHOLE and handle.call is not None:
+            handle.call.seen = True
         if handle.failure is not None and handle.asked > handle.index:
             _see(handle)
 
@@ -303,6 +308,7 @@ def _tell(failed: list[Handle]) -> None:
         failure = handle.failure
         if (
             failure is None
+            or handle.what == WHOLE
             or not (handle.owned or _id(handle.thing()) in held)
             or handle.asked > handle.index
             or (handle.call is not None and handle.call.seen)

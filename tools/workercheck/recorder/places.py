@@ -89,7 +89,7 @@ _starts_of_threads: weakref.WeakKeyDictionary[Any, tuple[str, int]] = weakref.We
 _cells: dict[int, str | None] = {}
 """By the number of a place: its cell."""
 _positions: dict[int, tuple[str, int]] = {}
-"""By the number of a place: its file and line."""
+"""By the number of a place where the reader handed work out itself: its file and line."""
 _kernel: Any = None
 _main_thread = _get_ident()
 
@@ -217,7 +217,7 @@ def is_held_by_reader(frame: FrameType | None) -> bool:
     """
     task = _task_behind(frame)
     if task is not None:
-        return is_held_future(task)
+        return place_of_future(task) in _positions and is_held_future(task)
     caller = _caller_of_library(frame)
     if caller is None or kind(caller) == READER:
         return caller is not None
@@ -277,6 +277,13 @@ def _given_at(frame: FrameType | None) -> tuple[str, int] | None:
     """Return where the reader gave a thread, or a pool of threads, what it calls."""
     task = _task_behind(frame)
     return _positions.get(place_of_future(task)) if task is not None else _start_of_thread(frame)
+
+
+def outside_asyncio(frame: FrameType | None) -> FrameType | None:
+    """Return a frame, or the first one that called it from outside `asyncio`."""
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("asyncio."):
+        frame = frame.f_back
+    return frame
 
 
 def is_called_for_another(frame: FrameType | None) -> bool:
@@ -340,7 +347,8 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
             file, line, text = sources.position(reader)
         else:
             file, line, text = *(directive or ("", 0)), ""
-        _positions[number] = file, line
+        if reader is not None and reader is outside_asyncio(frame):
+            _positions[number] = file, line
         events.write(
             "place",
             id=number,

@@ -13,13 +13,19 @@ from workercheck.recorder import asynchronous, events, handles, messages, monito
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import CodeType, FrameType
     from typing import Any
 
 _id = events.identity
 
 _call: handles.Call | None = None
-"""Of the `Executor.map` that hands work out now."""
+"""Of the `Executor.map`, or the like, that hands work out now."""
+_mapper: CodeType | None = None
+"""The code of that function."""
+_mapped: Any = None
+"""The function that it maps, where it does not hand it out as it is."""
+_DEPTH = 12
+"""How many functions may lie between that function and what hands out each piece."""
 # Kept from before a test suite or a page can replace it.
 _sleep = time.sleep
 _PAUSE = 0.0005
@@ -44,7 +50,8 @@ def submitted(argument: str) -> monitor.Handler:
 
     def handler(frame: FrameType, future: Any) -> None:
         here, caller = frame.f_locals, frame.f_back
-        function = here.get(argument)
+        call = _call_of(caller) if _call is not None else None
+        function = here.get(argument) if call is None or _mapped is None else _mapped
         sign, kept = places.sign_of(function, here.get("args"))
         key: Any = None
         if caller is not None:
@@ -67,7 +74,7 @@ def submitted(argument: str) -> monitor.Handler:
             # What calls from a library may be called from anywhere.
             if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
                 _submissions[key] = work, kept
-        call = _call_of(caller) if _call is not None else work[3]
+        call = call or work[3]
         if call is not work[3] or work[4] != messages.loaded():
             work = *work[:3], call, messages.loaded()
         handles.note(future, work)
@@ -87,25 +94,43 @@ def _sibling(caller: FrameType | None) -> handles.Handle | None:
 
 
 def _call_of(caller: FrameType | None) -> handles.Call | None:
-    for _ in range(4):
+    for _ in range(_DEPTH):
         if caller is None:
             break
-        if caller.f_code.co_name in ("map", "<listcomp>"):
+        if caller.f_code is _mapper:
             return _call
         caller = caller.f_back
     return None
 
 
-def map_begins(_frame: FrameType, _: Any) -> None:
+def map_begins(frame: FrameType, _: Any) -> None:
     """Note that the futures of one `Executor.map` follow."""
-    global _call
-    _call = handles.Call()
+    global _call, _mapper
+    _call, _mapper = handles.Call(), frame.f_code
+
+
+def map_of_begins(attribute: str) -> monitor.Handler:
+    """Make the handler for an object that maps the function in *attribute*."""
+
+    def handler(frame: FrameType, _: Any) -> None:
+        global _mapped
+        map_begins(frame, None)
+        _mapped = getattr(frame.f_locals["self"], attribute, None)
+
+    return handler
 
 
 def map_ends(_frame: FrameType, _: Any) -> None:
     """Note that they have all been made."""
-    global _call
-    _call = None
+    global _call, _mapper, _mapped
+    _call = _mapper = _mapped = None
+
+
+def whole_made(frame: FrameType, _: Any) -> None:
+    """Note what a map returns for all its pieces: who looks at it has seen each of them."""
+    call = _call_of(frame.f_back)
+    if call is not None:
+        handles.register(frame.f_locals["self"], handles.WHOLE, 0, owned=False, call=call)
 
 
 def future_failed(frame: FrameType, _: Any) -> None:
@@ -529,8 +554,7 @@ def batch_done(frame: FrameType, _: Any) -> None:
 
 def forget() -> None:
     """Begin anew in a forked child."""
-    global _call
-    _call = None
+    map_ends(sys._getframe(), None)
     _put.clear()
     _doomed.clear()
     _submissions.clear()
