@@ -38,6 +38,7 @@ def place(text: str, *, line: int = 1, number: int | None = None, test: str | No
         file=f"/tmp/ipykernel_{KERNEL}/{cell_hash(text)}.py",
         line=line,
         text="",
+        whole="",
         cell=None,
         number=number,
         test=test,

@@ -62,6 +62,9 @@ class Place(Event):
     text: str
     """The line of code itself where it is a part of a page, and *line* that of its directive, or of
     the text of ``python -c``; empty for code of a file."""
+    whole: str
+    """The whole text of which a tool made the code, a block of a page for one; empty for code of a
+    file, and where nobody knows the text."""
     cell: str | None
     """Message id of the cell on whose behalf the code ran, None outside a kernel."""
     number: int | None

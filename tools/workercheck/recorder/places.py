@@ -128,8 +128,24 @@ def _kind(frame: FrameType) -> int:
         # Made by `exec`, a wrapper for one: whoever made it does what it does.
         if module == "__main__" and not _is_bootstrapped:
             return READER
-        return READER if directives.runs(frame) else OWN
+        return READER if directives.runs(frame) or _is_of_text(frame) else OWN
     return READER
+
+
+def _is_of_text(frame: FrameType) -> bool:
+    """Tell whether a frame is of a text that an installed tool runs, such as a block of a page.
+
+    A function that `exec` has made for a library, such as that of a dataclass, is called later.
+    """
+    text: FrameType | None = frame
+    while text is not None and not (
+        text.f_globals is frame.f_globals
+        and text.f_code.co_name == "<module>"
+        and text.f_code.co_filename.startswith("<")
+    ):
+        text = text.f_back
+    tool = text.f_back if text is not None else None
+    return tool is not None and kind(tool) == OTHER
 
 
 def module_of(frame: FrameType) -> str:
@@ -345,8 +361,9 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
         _kept.append((reader and reader.f_code, kept))
         if reader is not None:
             file, line, text = sources.position(reader)
+            whole = "" if text else sources.whole_text(file, reader)
         else:
-            file, line, text = *(directive or ("", 0)), ""
+            file, line, text, whole = *(directive or ("", 0)), "", ""
         if reader is not None and reader is outside_asyncio(frame):
             _positions[number] = file, line
         events.write(
@@ -355,6 +372,7 @@ def place(frame: FrameType | None, executor: str, function: Any = None, args: An
             file=events.text(file)[:500],
             line=line,
             text=events.text(text)[:500],
+            whole=events.text(whole),
             cell=here if _runs_kernel() else None,
             number=_number_of(reader),
             test=events.text(test())[:500] or None,

@@ -24,6 +24,10 @@ DOCTEST = "<doctest "
 """The beginning of the file name of an example of `doctest`."""
 
 _TIMED = "<timed exec>"
+_LONGEST = 20_000
+"""Characters of a text that a tool runs, up to which it is told."""
+_NEAREST = 8
+"""Functions behind a text that a tool runs among which its own is looked for."""
 _EXAMPLE = re.compile(r"<doctest .*\[(\d+)\]>")
 
 # Kept from before a test suite or a page can replace them.
@@ -55,6 +59,47 @@ def position(frame: FrameType) -> tuple[str, int, str]:
     if not _isabs(file) and events.is_file(path := _join(_cwd, file)):
         file = path
     return file, line, text
+
+
+def whole_text(file: str, frame: FrameType) -> str:
+    """Return the text of which a frame's code was made, empty where the code is of a *file*.
+
+    A tool that runs a block of a page has the text at hand: in `linecache`, or in the function that
+    runs it.
+    """
+    if not file.startswith("<"):
+        return ""
+    try:
+        linecache = sys.modules.get("linecache")
+        entry = getattr(linecache, "cache", {}).get(frame.f_code.co_filename)
+        if entry is not None and len(entry) == 4:
+            return "".join(entry[2])[:_LONGEST]
+        caller = frame.f_back
+        nearest = 0
+        while caller is not None and nearest < _NEAREST:
+            for value in caller.f_locals.values():
+                if type(value) is str and len(value) <= _LONGEST and _has_call(value, frame):
+                    return value
+            caller, nearest = caller.f_back, nearest + 1
+    except Exception:  # a tool keeps what is no text where texts are kept
+        pass
+    return ""
+
+
+def _has_call(text: str, frame: FrameType) -> bool:
+    """Tell whether a text has a call in the very place in which a frame's code has one now."""
+    positions = list(frame.f_code.co_positions())
+    line, last, begin, end = positions[frame.f_lasti // 2]
+    lines = [known.encode() for known in text.split("\n")]  # columns are counted in bytes
+    if not (line and last and end) or begin is None or last > len(lines):
+        return False
+    before, first, whole = lines[line - 1][:begin], lines[line - 1][begin:], lines[last - 1][:end]
+    return (
+        not (before[-1:].isalnum() or before.endswith((b"_", b".")))
+        and (first[:1].isalpha() or first.startswith(b"_"))
+        and len(whole) == end
+        and whole.endswith(b")")
+    )
 
 
 def _of_command(file: str, line: int) -> str:

@@ -21,7 +21,7 @@ SUFFIXES = (".ipynb", ".md", ".qmd", ".Rmd", ".rst", ".py")
 _SEED = 0xC70F6907
 _MULTIPLIER = 0x5BD1E995
 _BLOCK = re.compile(
-    r"^(?P<fence>`{3,}|~{3,}) *(?:python|ipython3?|\{python[^\n}]*\}|"
+    r"^(?P<fence>`{3,}|~{3,}) *(?:(?:python3?|py|ipython3?)\b[^\n]*|\{python[^\n}]*\}|"
     r"\{(?:code-cell|jupyter-execute)\}[^\n]*)[ \t]*\n"
     r"(?P<body>.*?)^(?P=fence)[ \t]*$",
     re.MULTILINE | re.DOTALL,

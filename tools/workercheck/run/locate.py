@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import functools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ _NO_TAGS: frozenset[str] = frozenset()
 _EXPECTING = frozenset({EXPECT_WORKER_ERROR})
 _TEXTS = ("<string>", "<stdin>")
 """The file names of programs that the interpreter got as a text."""
+_NAMED_FOR = re.compile(r"^<\w+[ :](?P<path>[^:<>]+)(?::(?P<line>\d+))?\b.*>$")
+"""The name that a tool gives the text of a file's comment or docstring, with the file's in it."""
 
 
 def hand_outs(events: Sequence[ev.Event], cwd: Path, notebooks: Notebooks) -> HandOuts:
@@ -61,7 +64,7 @@ class _Locator:
         # A worker may live on from an earlier test, whose name it inherited.
         test = place.test if place.pid in self.programs and place.test != self.around else None
         tags = _EXPECTING if test in self.marked else _NO_TAGS
-        place = self._in_page(place)
+        place = self._in_file_of_text(self._in_page(place))
         line = self.notebooks.line_of(place)
         if line is not None:
             return self._in_notebook(line, test, tags)
@@ -84,6 +87,18 @@ class _Locator:
             place = starter if starter is not None and starter.file else place
         line = _line_with(text, place.file, place.line) if text else place.line
         return dc.replace(place, line=line)
+
+    def _in_file_of_text(self, place: ev.Place) -> ev.Place:
+        """Return the place in the file by which a tool named the text that it runs."""
+        match = _NAMED_FOR.match(place.file)
+        path = self.cwd / match["path"] if match is not None else None
+        if match is None or path is None or not path.is_file():
+            return place
+        first = int(match["line"] or 1)
+        lines = place.whole.splitlines()
+        text = lines[place.line - 1].strip() if 0 < place.line <= len(lines) else ""
+        line = _line_with(text, str(path), first) if text else first
+        return dc.replace(place, file=str(path), line=line, whole="")
 
     def _in_notebook(self, at: NotebookLine, test: str | None, tags: frozenset[str]) -> HandOut:
         source = self._shown(str(at.path))

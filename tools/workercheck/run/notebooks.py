@@ -1,4 +1,4 @@
-"""Find the notebook, the cell and the line behind code that ran in a kernel of a command.
+"""Find the notebook, cell and line behind code that ran in a kernel, or in a tool, of a command.
 
 Of a cell that runs, its kernel knows the text only, and ipykernel names its code by a hash of the
 text. So the cells of the notebooks that the command may have run are hashed in the same way.
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from workercheck.evidence import records as ev
-from workercheck.run.code_cells import SUFFIXES, CodeCell, by_hash
+from workercheck.run.code_cells import SUFFIXES, CodeCell, by_hash, cell_hash
 
 _NAME = re.compile(r"[/\\]ipykernel_(\d+)[/\\](\d+)\.py$")
 """The file name that ipykernel gives the code of a cell: pid of the kernel, hash of the text."""
@@ -66,18 +66,18 @@ class Notebooks:
         for event in events:
             if isinstance(event, ev.KernelStarted):
                 self._kernels[event.pid] = event
-            elif isinstance(event, ev.Place) and (match := _NAME.search(event.file)):
-                self._hashes.setdefault(int(match[1]), set()).add(int(match[2]))
+            elif isinstance(event, ev.Place) and (known := _known_by(event)) is not None:
+                self._hashes.setdefault(known[0], set()).add(known[1])
             elif isinstance(event, ev.ProcessStarted):
                 new = [w for w in _notebooks_among(event.argv) if w not in self._arguments]
                 self._arguments += new
 
     def line_of(self, place: ev.Place) -> NotebookLine | None:
         """Return the line at which a place stands, None for code of no known notebook."""
-        match = _NAME.search(place.file)
-        if match is None:
+        known = _known_by(place)
+        if known is None:
             return None
-        kernel, hash_of_cell = int(match[1]), int(match[2])
+        kernel, hash_of_cell = known
         found = self._with(hash_of_cell, self._near(kernel, place.test))
         words = [*self._named(kernel, place.test), *self._arguments]
         # A program may run notebooks of another folder than that in which it leaves its outputs.
@@ -170,6 +170,17 @@ class Notebooks:
         if known is None or known[0] != modified:
             known = self._read[path] = modified, by_hash(path)
         return known[1]
+
+
+def _known_by(place: ev.Place) -> tuple[int, int] | None:
+    """Return the process in which a cell ran, and the hash of its text; None for other code.
+
+    The block of a page that a tool runs in its own process is a cell as well.
+    """
+    if place.whole:
+        return place.pid, cell_hash(place.whole)
+    match = _NAME.search(place.file)
+    return (int(match[1]), int(match[2])) if match is not None else None
 
 
 def _notebooks_among(words: Sequence[str]) -> Iterator[str]:
