@@ -17,7 +17,7 @@ from workercheck.evidence import records as ev
 from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import failure as _failure
-from workercheck.recorder import handles, monitor311, places, signals, waiting, work
+from workercheck.recorder import handles, monitor311, signals, this_process, waiting, work
 
 
 @pytest.fixture
@@ -416,7 +416,7 @@ def test_torn_and_foreign_lines_are_damage(evidence: Evidence) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_worker_is_told_by_whose_program_it_runs(command: list[str], expected: bool) -> None:
-    assert places.is_workers_command(["python", *command]) is expected
+    assert this_process.is_workers_command(["python", *command]) is expected
 
 
 @pytest.mark.parametrize("breaks", [True, False])

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 
 from workercheck.fronts.pytest_plugin import MARKER
-from workercheck.recorder import events, places
+from workercheck.recorder import behalf, events
 from workercheck.run.questions import Asking
 
 
@@ -34,7 +34,7 @@ class Tests:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin a test, or one more run of it."""
         self._has_passed = False
-        places.run_test(_id_of(item))
+        behalf.run_test(_id_of(item))
         if _is_marked(item):
             _tell_marked(item, is_over=False)
         try:
@@ -70,7 +70,7 @@ class Tests:
             self._explain(exc, item, is_over=True)
             raise
         finally:
-            places.run_test("")
+            behalf.run_test("")
         return result
 
     def pytest_unconfigure(self) -> None:

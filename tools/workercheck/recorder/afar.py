@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from workercheck.recorder import events, handles, messages, places
+from workercheck.recorder import behalf, events, frames, handles, messages, places, this_process
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def submitted(words: str) -> monitor.Handler:
         first = value[0] if type(value) is list and value else value
         number = _fingerprint(_find(first, name))
         repeats = here.get(option) or here.get("task_options", {}).get(option)
-        if number and not repeats and places.is_held_by_reader(frame.f_back):
+        if number and not repeats and behalf.is_held_by_reader(frame.f_back):
             executor = str(frame.f_globals["__name__"])
             place = places.place(frame.f_back, executor, _find_in(here, function))
             messages.note(number, place)
@@ -61,8 +61,8 @@ def failed(words: str) -> monitor.Handler:
     def handler(frame: FrameType, _: Any) -> None:
         caller, error = frame.f_back, frame.f_locals.get(variable)
         # A message with the error of other work is loaded by the recorder's wrapper.
-        is_loaded = caller is not None and places.kind(caller) == places.OWN
-        if is_loaded or not places.is_worker() or not places.is_machinery(caller):
+        is_loaded = caller is not None and frames.kind(caller) == frames.OWN
+        if is_loaded or not this_process.is_worker() or not frames.is_machinery(caller):
             return
         number = _fingerprint(_find(sys.modules.get(module), name))
         if number and isinstance(error, BaseException):

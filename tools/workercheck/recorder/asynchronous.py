@@ -10,7 +10,7 @@ import contextlib
 import weakref
 
 from workercheck.libraries import HOUSEKEEPING, MODULES
-from workercheck.recorder import events, handles, messages, places
+from workercheck.recorder import behalf, events, frames, handles, messages, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def task_made(frame: FrameType, task: Any) -> None:
     # One that is written in Cython has no frame.
     body = getattr(coroutine, "cr_frame", None)
     module = str(body.f_globals.get("__name__", "")) if body is not None else ""
-    if module.startswith((*HOUSEKEEPING, "workercheck.")) or not places.is_anybodys(frame):
+    if module.startswith((*HOUSEKEEPING, "workercheck.")) or not behalf.is_anybodys(frame):
         return
     _remember(task, frame, coroutine)
 
@@ -47,7 +47,7 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
     """
 
     def handler(frame: FrameType, future: Any) -> None:
-        if not places.is_held_by_reader(places.outside_asyncio(frame.f_back)) or future is None:
+        if not behalf.is_held_by_reader(frames.outside_asyncio(frame.f_back)) or future is None:
             return
         work = frame.f_locals.get(argument)
         _, place, _ = _tasks.get(_id(work), (None, 0, 0))
@@ -60,7 +60,7 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
 
 def thread_future_made(frame: FrameType, future: Any) -> None:
     """Note the future of a coroutine that runs in the event loop of another thread."""
-    if future is not None and places.is_held_by_reader(frame.f_back):
+    if future is not None and behalf.is_held_by_reader(frame.f_back):
         place = places.place(frame.f_back, "asyncio", frame.f_locals.get("coro"))
         handles.register(future, "future", place, owned=True)
         handles.failed(handles.of(future), getattr(future, "_exception", None))
@@ -149,7 +149,7 @@ def forget() -> None:
 
 
 def _remember(task: Any, frame: FrameType, function: Any, place: int = 0) -> None:
-    place = place or places.place(places.outside_asyncio(frame.f_back), "asyncio", function)
+    place = place or places.place(frames.outside_asyncio(frame.f_back), "asyncio", function)
     key = _id(task)
 
     def gone(reference: Any) -> None:

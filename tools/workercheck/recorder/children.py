@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from workercheck.recorder import events, frameless, messages, places
+from workercheck.recorder import behalf, events, frameless, frames, messages, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def thread_starts(frame: FrameType, _: Any) -> None:
     """Note on whose behalf a thread starts."""
-    places.remember_thread(frame.f_locals["self"], frame.f_back)
+    behalf.remember_thread(frame.f_locals["self"], frame.f_back)
 
 
 def program_started(frame: FrameType, _: Any) -> None:
@@ -36,7 +36,7 @@ def program_started(frame: FrameType, _: Any) -> None:
         place=places.within(places.place(frame.f_back, "subprocess"), messages.loaded()),
         target=None,
         argv=[events.text(os.fsdecode(word))[:200] for word in words[:8]],
-        owned=places.is_reader_behind(frame.f_back),
+        owned=frames.is_reader_behind(frame.f_back),
         replaces=False,
     )
 

@@ -12,14 +12,17 @@ import weakref
 from workercheck.libraries import FOR_READER, MODULES
 from workercheck.recorder import (
     asynchronous,
+    behalf,
     events,
     frameless,
+    frames,
     handles,
     keyed,
     messages,
     monitor,
     places,
     signals,
+    this_process,
     waiting,
     work,
 )
@@ -65,10 +68,10 @@ def process_starts(frame: FrameType, _: Any) -> None:
     of_library = (name or "").startswith(MODULES) and _is_of_library(frame.f_back)
     # The first argument of a process for one call is the function, which other calls share.
     queue = next((a for a in arguments[:1] if of_library and not callable(a)), None)
-    owned = places.is_held_by_reader(frame.f_back)
+    owned = behalf.is_held_by_reader(frame.f_back)
     pool = _pool_of(queue)
     if pool is None:
-        executor = places.executor_behind(frame)
+        executor = frames.executor_behind(frame)
         place = places.place(frame.f_back, executor, target or type(process), arguments)
         pool = _Pool(place, messages.loaded())
         if queue is not None:
@@ -79,13 +82,13 @@ def process_starts(frame: FrameType, _: Any) -> None:
 
 def _is_of_library(frame: FrameType | None) -> bool:
     """Tell whether a library runs functions of its own in the processes that a frame starts."""
-    return frame is not None and places.kind(frame) == places.CARRIER and not _is_for_reader(frame)
+    return frame is not None and frames.kind(frame) == frames.CARRIER and not _is_for_reader(frame)
 
 
 def _is_for_reader(frame: FrameType) -> bool:
     """Tell whether who looks at a process looks for the reader."""
     return (
-        places.kind(frame) in (places.READER, places.OTHER)
+        frames.kind(frame) in (frames.READER, frames.OTHER)
         or frame.f_globals.get("__name__") in FOR_READER
     )
 
@@ -206,7 +209,7 @@ def watch_exit(module: Any) -> None:
     tell_at_once = events.guarded(tell, "the end of a program")
 
     def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
-        if places.is_program():
+        if this_process.is_program():
             tell_at_once()
         try:
             return real(*args, **kwargs)
@@ -221,7 +224,7 @@ def process_ends(_frame: FrameType, _: Any) -> None:
 
     A program does not wait for a Pool: work under way gets a moment to fail where it can be seen.
     """
-    if places.is_program():
+    if this_process.is_program():
         waiting.wait_for_program()
     tell()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from workercheck.libraries import MODULES
-from workercheck.recorder import events, places
+from workercheck.recorder import behalf, events, frames, naming
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -39,16 +39,16 @@ def describe(exc: BaseException, caller: FrameType | None, message: Any) -> dict
     message
         The bytes, None where they came from a file.
     """
-    frames = _frames(exc)
+    raising = _frames(exc)
     return {
-        **_common(exc, caller, frames),
+        **_common(exc, caller, raising),
         "interpreter": interpreter(),
         "name": _plain(getattr(exc, "name", None)),
         "globals": globals_in(message),
         "importing": next(
             (
                 _plain(frame.f_globals.get("__name__"))
-                for frame in reversed(frames)
+                for frame in reversed(raising)
                 if frame.f_code.co_name == "<module>"
             ),
             None,
@@ -90,7 +90,7 @@ def record_wrong(
         importing=None,
         found=instead,
         traceback="",
-        cell=places.cell(),
+        cell=behalf.cell(),
     )
 
 
@@ -171,7 +171,7 @@ def names_in(message: bytes, genops: Callable[[bytes], Any]) -> Iterator[str]:
 
 
 def _common(
-    exc: BaseException, caller: FrameType | None, frames: list[FrameType]
+    exc: BaseException, caller: FrameType | None, raising: list[FrameType]
 ) -> dict[str, Any]:
     import traceback
 
@@ -180,27 +180,28 @@ def _common(
         "exception": events.qualified(type(exc)) or "",
         "message": events.message_of(exc),
         "raised_in": next(
-            (_qualified_frame(frame) for frame in reversed(frames) if places.is_reader(frame)), None
+            (_qualified_frame(frame) for frame in reversed(raising) if frames.is_reader(frame)),
+            None,
         ),
         "traceback": events.text("".join(traceback.format_exception(exc)))[-_TRACEBACK_LIMIT:],
-        "cell": places.cell(),
+        "cell": behalf.cell(),
     }
 
 
 def _frames(exc: BaseException) -> list[FrameType]:
     """Return the frames from the load inwards, without the frame of the wrapper."""
     tb = exc.__traceback__ and exc.__traceback__.tb_next
-    frames = []
+    found = []
     while tb is not None:
-        frames.append(tb.tb_frame)
+        found.append(tb.tb_frame)
         tb = tb.tb_next
-    return frames
+    return found
 
 
 def _stack(frame: FrameType | None) -> list[list[str]]:
     stack: list[list[str]] = []
     while frame is not None and len(stack) < 16:
-        stack.append([places.module_of(frame), frame.f_code.co_name])
+        stack.append([frames.module_of(frame), frame.f_code.co_name])
         frame = frame.f_back
     return stack
 
@@ -247,7 +248,7 @@ def _name_of_unsent(thing: Any) -> str | None:
         thing = next((one for one in thing if callable(one)), thing)
     wrapped = getattr(thing, "__dict__", {}).get("func")  # what a library runs it through
     thing = _within_partial(wrapped if callable(wrapped) else thing)
-    batched = places.first_of_batch(thing)
+    batched = naming.first_of_batch(thing)
     thing = batched if batched is not None else thing
     if thing is message and type(thing) in (dict, list, tuple):
         return None

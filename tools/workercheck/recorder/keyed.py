@@ -5,7 +5,7 @@ Each function is called with the frame of a function of a library, see `workerch
 
 from __future__ import annotations
 
-from workercheck.recorder import events, handles, messages, monitor, places
+from workercheck.recorder import behalf, events, frames, handles, messages, monitor, places
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def submitted(argument: str) -> monitor.Handler:
     """Make the handler for a method of a client that returns futures of a function."""
 
     def handler(frame: FrameType, value: Any) -> None:
-        owned = places.is_held_by_reader(frame.f_back)
+        owned = behalf.is_held_by_reader(frame.f_back)
         _register(frame, value, "future", frame.f_locals.get(argument), owned=owned)
 
     return handler
@@ -32,12 +32,12 @@ def submitted(argument: str) -> monitor.Handler:
 def graph_submitted(frame: FrameType, value: Any) -> None:
     """Note the futures of a whole graph of tasks; those of a collection are kept within it."""
     caller = frame.f_back
-    is_library = caller is not None and places.kind(caller) == places.CARRIER
+    is_library = caller is not None and frames.kind(caller) == frames.CARRIER
     method = caller.f_code.co_name if caller is not None and is_library else ""
     if method in ("submit", "map"):
         return  # their own handlers know the function
-    is_kept = method == "persist" and places.is_reader_behind(caller and caller.f_back)
-    owned = is_kept or places.is_held_by_reader(caller)
+    is_kept = method == "persist" and frames.is_reader_behind(caller and caller.f_back)
+    owned = is_kept or behalf.is_held_by_reader(caller)
     _register(frame, value, "collection" if is_kept else "future", None, owned=owned)
 
 
@@ -79,7 +79,7 @@ def asked(frame: FrameType, _: Any) -> None:
 def status_read(frame: FrameType, status: Any) -> None:
     """Note that somebody saw by the status of a future of Dask that its work failed."""
     caller = frame.f_back
-    if status == "error" and caller is not None and places.kind(caller) != places.CARRIER:
+    if status == "error" and caller is not None and frames.kind(caller) != frames.CARRIER:
         shown(frame, status)
 
 
@@ -135,7 +135,7 @@ def method_called(frame: FrameType, future: Any) -> None:
     """
     caller = frame.f_back
     place = places.place(caller, places.executor_of(frame.f_locals["self"]))
-    handles.register(future._event, "future", place, owned=places.is_held_by_reader(caller))
+    handles.register(future._event, "future", place, owned=behalf.is_held_by_reader(caller))
 
 
 def method_answered(frame: FrameType, _: Any) -> None:

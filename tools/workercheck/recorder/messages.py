@@ -55,6 +55,7 @@ _is_ready = False
 _is_worker: "bool | None" = None
 """Whether this process may work for another one, None where that is not known yet."""
 _handles: "Any" = None
+_frames: "Any" = None
 _places: "Any" = None
 _mapped: "Any" = None
 _pack_doing: "Any" = None
@@ -141,7 +142,7 @@ def watched_load(real: "Any") -> type:
         if (  # no worker; a message within a message, or within a task
             doing is None
             or doing[0] == _LOADING
-            or (doing[0] == _WORKING and not _places.is_machinery(caller))
+            or (doing[0] == _WORKING and not _frames.is_machinery(caller))
         ):
             try:
                 result = real(*args, **kwargs)
@@ -168,7 +169,7 @@ def watched_load(real: "Any") -> type:
             _load_failed(exc, caller, message)
             return frameless.raise_later(cls, exc)
         # What ends a worker, or has no answer, is no work.
-        if result is None or message is None or not _places.is_machinery(caller):
+        if result is None or message is None or not _frames.is_machinery(caller):
             doing[0] = _IDLE
         else:
             doing[0] = _WORKING
@@ -317,8 +318,8 @@ def _caller() -> "tuple[FrameType | None, bool]":
 
 def _classify(frame: "FrameType") -> bool:
     _get_ready()
-    carries = bool(_places.carries_messages(frame))
-    if carries and _places.calls_no_tasks(frame):
+    carries = bool(_frames.carries_messages(frame))
+    if carries and _frames.calls_no_tasks(frame):
         _carriers[_id(frame.f_globals)] = frame.f_globals
     else:
         _carries[_id(frame.f_code)] = carries
@@ -330,14 +331,14 @@ def _classify(frame: "FrameType") -> bool:
 
 def _get_ready() -> None:
     """Import the rest, which a process that carries no message never needs."""
-    global _is_ready, _is_worker, _handles, _places, _mapped
+    global _is_ready, _is_worker, _handles, _frames, _places, _mapped
     global _pack_doing, _pack_record
     if not _is_ready:
-        from workercheck.recorder import handles, mapped, places
+        from workercheck.recorder import frames, handles, mapped, places, this_process
 
-        _handles, _places, _mapped = handles, places, mapped
+        _handles, _frames, _places, _mapped = handles, frames, places, mapped
         _pack_doing, _pack_record = mapped.pack_doing, mapped.pack_record
-        _is_worker = places.is_worker()
+        _is_worker = this_process.is_worker()
         _is_ready = True
 
 
@@ -540,7 +541,7 @@ def _dump_failed(
     global _last_failed
     _last_failed = _id(exc)
     try:
-        if (is_plain and _places.falls_back(caller)) or _is_nested(caller):
+        if (is_plain and _frames.falls_back(caller)) or _is_nested(caller):
             return
         from workercheck.recorder import failure
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from workercheck.recorder import events, handles, monitor, places, work
+from workercheck.recorder import events, frames, handles, monitor, work
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def error_printed(frame: FrameType, _: Any) -> None:
     """Write which error ended this process of `multiprocessing`."""
     caller = frame.f_back
-    if caller is not None and places.kind(caller) == places.END:
+    if caller is not None and frames.kind(caller) == frames.END:
         _raised("process", sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1], 0)
 
 
@@ -32,7 +32,7 @@ def error_logged(frame: FrameType, _: Any) -> None:
     caller = frame.f_back
     if (
         caller is not None
-        and places.kind(caller) == places.CARRIER
+        and frames.kind(caller) == frames.CARRIER
         and caller.f_locals.get("initializer") is not None
         and threading.current_thread() is threading.main_thread()
     ):
@@ -95,9 +95,9 @@ def callback_error_kept(_frame: FrameType, _: Any) -> bool:
 def _place_of_callback(error: BaseException | None) -> int:
     """Return the place of the result whose callback raised an error, 0 where none did."""
     tb = error.__traceback__ if error is not None else None
-    while tb is not None and places.kind(tb.tb_frame) != places.READER:
+    while tb is not None and frames.kind(tb.tb_frame) != frames.READER:
         # The method that hands a result out is on the stack, and calls what raised.
-        if places.kind(tb.tb_frame) == places.CARRIER:
+        if frames.kind(tb.tb_frame) == frames.CARRIER:
             place = handles.place_of(tb.tb_frame.f_locals.get("self"))
             if place:
                 return place
@@ -119,11 +119,11 @@ def _raised(what: str, error: BaseException | None, place: int) -> None:
     names = []
     while tb is not None:
         name = getattr(tb.tb_frame.f_code, "co_qualname", tb.tb_frame.f_code.co_name)
-        names.append((places.kind(tb.tb_frame), f"{tb.tb_frame.f_globals.get('__name__')}.{name}"))
+        names.append((frames.kind(tb.tb_frame), f"{tb.tb_frame.f_globals.get('__name__')}.{name}"))
         if what == "process" and _is_in_initializer(tb, error):
             what = "initializer"
         tb = tb.tb_next
-    own = [name for kind, name in names if kind == places.READER]
+    own = [name for kind, name in names if kind == frames.READER]
     events.write(
         "raised",
         what=what,
@@ -137,7 +137,7 @@ def _raised(what: str, error: BaseException | None, place: int) -> None:
 def _is_in_initializer(tb: Any, error: BaseException) -> bool:
     """Tell whether an error comes from the initializer of a Pool; it catches those of tasks."""
     initializer = tb.tb_frame.f_locals.get("initializer")
-    if initializer is None or places.kind(tb.tb_frame) != places.CARRIER:
+    if initializer is None or frames.kind(tb.tb_frame) != frames.CARRIER:
         return False
     code = getattr(initializer, "__code__", None)
     if tb.tb_next is None:  # written in C

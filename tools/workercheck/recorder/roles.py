@@ -12,10 +12,12 @@ from workercheck.libraries import ALWAYS, LIBRARIES
 from workercheck.recorder import (
     afar,
     asynchronous,
+    behalf,
     children,
     endings,
     events,
     files,
+    frames,
     handles,
     keyed,
     messages,
@@ -185,6 +187,8 @@ def forget() -> None:
     """Begin anew in a forked child: what the parent holds is the parent's to tell."""
     messages.forget()
     afar.forget()
+    frames.forget()
+    behalf.forget()
     places.forget()
     handles.forget()
     endings.forget()

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 
-from workercheck.recorder import events, frameless, places
+from workercheck.recorder import events, frameless, frames
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
             return
         _sent.add((target, number))
         is_group = is_group or target <= 0
-        owned = places.reader_of(sys._getframe(2)) is not None
+        owned = frames.reader_of(sys._getframe(2)) is not None
         _write_signal(abs(target), number, is_group=is_group, owned=owned)
         for child in _members_of(abs(target)) - {me} if is_group else ():
             _write_signal(child, number, owned=owned)

@@ -9,7 +9,17 @@ import sys
 import time
 import weakref
 
-from workercheck.recorder import asynchronous, events, handles, messages, monitor, places
+from workercheck.recorder import (
+    asynchronous,
+    behalf,
+    events,
+    frames,
+    handles,
+    messages,
+    monitor,
+    naming,
+    places,
+)
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -52,10 +62,10 @@ def submitted(argument: str) -> monitor.Handler:
         here, caller = frame.f_locals, frame.f_back
         call = _call_of(caller) if _call is not None else None
         function = here.get(argument) if call is None or _mapped is None else _mapped
-        sign, kept = places.sign_of(function, here.get("args"))
+        sign, kept = naming.sign_of(function, here.get("args"))
         key: Any = None
         if caller is not None:
-            key = _id(caller.f_code), caller.f_lasti, places.on_behalf(caller), handler, sign
+            key = _id(caller.f_code), caller.f_lasti, behalf.on_behalf(caller), handler, sign
         known = _submissions.get(key)
         if known is not None:
             work = known[0]
@@ -67,12 +77,12 @@ def submitted(argument: str) -> monitor.Handler:
             executor = (
                 places.executor_of(here["self"])
                 if "self" in here
-                else places.executor_behind(frame)
+                else frames.executor_behind(frame)
             )
             place = places.place(caller, executor, function, here.get("args") or ())
-            work = "future", place, places.is_held_by_reader(caller), None, messages.loaded()
+            work = "future", place, behalf.is_held_by_reader(caller), None, messages.loaded()
             # What calls from a library may be called from anywhere.
-            if caller is not None and places.is_reader(caller) and len(_submissions) < _LIMIT:
+            if caller is not None and frames.is_reader(caller) and len(_submissions) < _LIMIT:
                 _submissions[key] = work, kept
         call = call or work[3]
         if call is not work[3] or work[4] != messages.loaded():
@@ -220,14 +230,14 @@ def was_read(frame: FrameType, _: Any) -> None:
     A notebook shows by itself what `submit` has returned in the last line of a cell, and a library
     has the work in its messages to the log: nobody asked for those.
     """
-    if frame.f_back is not None and places.is_reader(frame.f_back):
+    if frame.f_back is not None and frames.is_reader(frame.f_back):
         was_shown(frame, None)
 
 
 def thread_pool_made(frame: FrameType, _: Any) -> None:
     """Notice a pool of threads that the page makes: nothing is sent, but it is used."""
     pool = frame.f_locals["self"]
-    if type(pool).__name__ == "ThreadPoolExecutor" and places.is_held_by_reader(frame.f_back):
+    if type(pool).__name__ == "ThreadPoolExecutor" and behalf.is_held_by_reader(frame.f_back):
         places.place(frame.f_back, places.executor_of(pool))
 
 
@@ -249,20 +259,20 @@ def result_made(frame: FrameType, _: Any) -> None:
     while (
         method is not None
         and _FUNCTION.isdisjoint(method.f_locals)
-        and places.kind(method) == places.CARRIER
+        and frames.kind(method) == frames.CARRIER
     ):
         method = method.f_back
     function = arguments = None
-    if method is not None and places.kind(method) == places.CARRIER:
+    if method is not None and frames.kind(method) == frames.CARRIER:
         of_method = method.f_locals
         function = of_method.get("func", of_method.get("function"))
         arguments = of_method.get("args")
         pool = pool or method.f_locals.get("self")
-    executor = places.executor_of(pool) if pool is not None else places.executor_behind(frame)
+    executor = places.executor_of(pool) if pool is not None else frames.executor_behind(frame)
     place = places.place(frame.f_back, executor, function, arguments or ())
-    owned = places.is_held_by_reader(frame.f_back)
+    owned = behalf.is_held_by_reader(frame.f_back)
     handles.register(result, "result", place, owned=owned)
-    if not owned and places.is_called_for_another(frame.f_back):
+    if not owned and frames.is_called_for_another(frame.f_back):
         handle = handles.of(result)
         assert handle is not None
         handle.request = messages.loaded()
@@ -275,7 +285,7 @@ def result_returned(argument: str) -> monitor.Handler:
         here = frame.f_locals
         executor = places.executor_of(here["self"])
         place = places.place(frame.f_back, executor, here.get(argument), here.get("args") or ())
-        owned = places.is_held_by_reader(frame.f_back)
+        owned = behalf.is_held_by_reader(frame.f_back)
         handles.register(result, "result", place, owned=owned)
         # Quick work may have failed before its result was handed out.
         if getattr(result, "_success", None) is False:
@@ -335,7 +345,7 @@ def thread_returned(argument: str) -> monitor.Handler:
         here, caller = frame.f_locals, frame.f_back
         executor = places.executor_of(here["self"])
         place = places.place(caller, executor, here.get(argument), here.get("args") or ())
-        handles.register(thread, "thread", place, owned=places.is_held_by_reader(caller))
+        handles.register(thread, "thread", place, owned=behalf.is_held_by_reader(caller))
         handle, failure = handles.of(thread), _thread_failures.pop(thread, None)
         if handle is not None and failure is not None:
             handles.fail(handle, *failure)
@@ -445,8 +455,8 @@ def object_put(frame: FrameType, _: Any) -> None:
     if caller is not None:
         _put[_id(frame.f_locals["obj"])] = (
             0
-            if places.is_machinery(caller)
-            else places.place(caller, places.executor_behind(frame))
+            if frames.is_machinery(caller)
+            else places.place(caller, frames.executor_behind(frame))
         )
 
 
@@ -565,5 +575,5 @@ def _is_held(future: Any) -> bool:
     return (handle is not None and handle.owned) or asynchronous.is_awaited(future)
 
 
-places.place_of_future = place_of_running
-places.is_held_future = _is_held
+behalf.place_of_future = place_of_running
+behalf.is_held_future = _is_held
