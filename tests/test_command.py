@@ -50,6 +50,25 @@ if __name__ == "__main__":
         except Exception:
             pass
 """
+ENDED_BY_WORK = """
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
+
+def inverse(x):
+    return 1 / x
+
+if __name__ == "__main__":
+    executor = ThreadPoolExecutor(1)
+    first = executor.submit(inverse, 0)
+    second = executor.submit(inverse, "0")
+    with ProcessPoolExecutor(1) as processes:
+        third = processes.submit(inverse, "0")
+    wait([first, second])
+    first.result()
+    second.result()
+    third.result()
+"""
+ENDED_BY_ERROR = ENDED_BY_WORK.replace("first.result()", "inverse('0')")
+DROPPED_BEFORE_THE_END = ENDED_BY_WORK.replace("third = ", "").replace("    third.result()\n", "")
 HEALTHY = """
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -305,6 +324,9 @@ def runs(folder: Path) -> dict[str, Watched]:
         ("pool_dropped", 1, [("pool_dropped.py", "unseen-failure", 8)]),
         ("task_dropped", 1, [("task_dropped.py", "unseen-failure", 7)]),
         ("loop_closed", 1, [("loop_closed.py", "unseen-failure", 10)]),
+        ("ended_by_work", 1, []),
+        ("ended_by_error", 1, [("ended_by_error.py", "unseen-failure", n) for n in (8, 9, 11)]),
+        ("dropped_before_the_end", 1, [("dropped_before_the_end.py", "unseen-failure", 11)]),
         ("fails", 7, []),
         ("dies", 128 + signal.SIGTERM, []),
         ("starts_unwatched", 1, [("starts_unwatched.py", "not-watched", 4)]),

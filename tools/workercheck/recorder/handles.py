@@ -304,6 +304,7 @@ def tell() -> None:
 def _tell(failed: list[Handle]) -> None:
     unseen: dict[tuple[int, int, str], list[Handle]] = {}
     held = _held_by_page() if any(not handle.owned for handle in failed) else frozenset()
+    is_ended = _is_program_ended_by_work()
     for handle in failed:
         failure = handle.failure
         if (
@@ -315,6 +316,7 @@ def _tell(failed: list[Handle]) -> None:
             or (handle.place, failure[0]) in _seen_errors
             # What is computed of a collection passes its failure on.
             or (handle.what == "collection" and failure in _seen_failures)
+            or (is_ended and handle.thing() is not None)
         ):
             continue
         unseen.setdefault((handle.place, handle.message, failure[0]), []).append(handle)
@@ -324,6 +326,19 @@ def _tell(failed: list[Handle]) -> None:
         write(first.what, first.place_within, *first.failure, len(handles), first.child)
     for handle in failed:
         untold.remove(handle)
+
+
+def _is_program_ended_by_work() -> bool:
+    """Tell whether the failure of a piece of work, as it was raised, has ended this program.
+
+    Then nobody could ask for what else the program still holds.
+    """
+    error = getattr(sys, "last_exc" if sys.version_info >= (3, 12) else "last_value", None)
+    trace = error.__traceback__ if isinstance(error, BaseException) else None
+    # An error of a cell or of a test is caught by what runs it.
+    if error is None or trace is None or trace.tb_frame.f_back is not None:
+        return False
+    return described(error) in _seen_failures
 
 
 def _held_by_page() -> frozenset[int]:
