@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import weakref
 
-from workercheck.libraries import BATCHES
+from workercheck.libraries import BATCHES, MODULES
 from workercheck.recorder import events
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -76,6 +76,8 @@ def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:
         inner = [function.func, *function.args[:6]]
     elif type(function).__name__ in ("function", "_lru_cache_wrapper"):
         inner = [function.__dict__.get("__wrapped__")]
+        if str(function.__module__).startswith(MODULES):  # made by a library around the reader's
+            inner += _closed_over(function)
     elif (task := first_of_batch(function)) is not None:
         inner = [task]
     arguments = arguments if type(arguments) in (tuple, list) else ()
@@ -83,6 +85,13 @@ def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:
         if depth and callable(thing):
             names += names_of(thing, (), depth - 1)
     return names
+
+
+def _closed_over(function: Any) -> list[Any]:
+    try:
+        return [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    except ValueError:  # of a name that has no value yet
+        return []
 
 
 def first_of_batch(thing: Any) -> Any:
