@@ -142,3 +142,20 @@ def test_worker_of_a_pool_that_dies_before_its_first_task_had_no_work(
     ]
     findings = rules.lost(History(page_of_tags([[]]), events))
     assert [finding.kind for finding in findings] == kinds
+
+
+@pytest.mark.parametrize(
+    ("target", "kinds"),
+    [("loky.process_executor._process_worker", []), ("__main__.simulate", ["pickle-task"])],
+)
+def test_worker_that_starts_as_its_executor_is_shut_down_is_no_lost_work(
+    target: str, kinds: list[str]
+) -> None:
+    failed = ev.PickleFailed(
+        **{field.name: "" for field in dc.fields(ev.PickleFailed)}
+        | {"pid": 7, "time": 2, "stack": [], "place": 0, "reply_to": 0, "is_result": False}
+        | {"exception": "OSError", "message": "handle is closed", "object": target, "cell": None}
+    )
+    events = [starts(7, 1, "ipykernel_launcher"), ev.CellStarted(pid=1, time=1, cell=0), failed]
+    findings = rules.lost(History(page_of_tags([[]]), events))
+    assert [finding.kind for finding in findings] == kinds

@@ -107,10 +107,20 @@ def failed_dumps(history: History) -> list[Finding]:
         # An interpreter is sent the arguments one by one, and all of them where one cannot be.
         if history.is_after_shutdown(e) or (cause in blamed and not is_to_blame):
             continue
+        if _is_start_of_no_use(e):
+            continue
         if is_to_blame:
             blamed.add(cause)
         found.append(_failed_dump(history, e))
     return found
+
+
+def _is_start_of_no_use(e: ev.PickleFailed) -> bool:
+    """Tell whether an executor was starting a worker while somebody shut it down.
+
+    The queues that the worker was to read are closed by then.
+    """
+    return e.exception == "OSError" and libraries.is_of_library(e.object or "")
 
 
 def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
