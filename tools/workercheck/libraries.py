@@ -42,8 +42,8 @@ class Carrier:
         are sent as they are; ``manager``, of whose objects every method sends its arguments;
         ``server``, which is a process and a manager; ``channel``, from which a process takes what
         it has been handed to; ``pipe``, two ends of one; ``cluster``, whose other methods and
-        elements hand work out as it does; ``settings``, after which nothing is told of its
-        library.
+        elements hand work out as it does; ``settings``, which tell within a ``with`` block what
+        its library is made with, and after which otherwise nothing is told of the library.
     start_method : str
         How it starts workers, where another way than its library's.
     """
@@ -361,8 +361,12 @@ LIBRARIES = (
                 {"__call__": "iterable+"},
             ),
             *(
-                Carrier(name, ("joblib", "joblib.parallel"), role="settings")
-                for name in ("parallel_config", "parallel_backend", "register_parallel_backend")
+                Carrier(name, ("joblib", "joblib.parallel"), parameters, role="settings")
+                for name, parameters in (
+                    ("parallel_config", "backend^ n_jobs prefer~ require~"),
+                    ("parallel_backend", "backend^ n_jobs"),
+                    ("register_parallel_backend", ""),
+                )
             ),
             # Hand their work to joblib.
             *(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from workercheck import libraries
 from workercheck.libraries import Carrier, Library
@@ -52,6 +52,8 @@ class Calling(Sending):
         self._defaults: dict[str, Start] = {}
         self._set_up: set[str] = set()
         """The libraries whose settings the page has changed."""
+        self.settings: dict[str, Mapping[str, Value]] = {}
+        """By library: what a block says that its executors are made with."""
         self._calls: list[ast.AST] = []
         self._returned: list[Value] = []
 
@@ -271,7 +273,9 @@ class Calling(Sending):
     ) -> Value:
         """Return what carries work, as a call makes it."""
         if carrier.role == "settings":
-            self._set_up.add(library.name)
+            return self._settings(library, carrier, given)
+        settings = self.settings.get(library.name, {})
+        given = Arguments(given.positional, {**settings, **given.keywords}, given.is_open)
         taken = calls.take(carrier.parameters, given)
         if not taken.is_told or library.name in self._set_up:
             return None
@@ -301,6 +305,22 @@ class Calling(Sending):
         if carrier.starts == "made":
             self._starts(made, node)
         return made
+
+    def _settings(self, library: Library, carrier: Carrier, given: Arguments) -> Value:
+        """Return settings, of which nobody knows for how long they hold, save a block for them."""
+        is_known = library.name not in self._set_up
+        self._set_up.add(library.name)
+        taken = calls.take(carrier.parameters, given)
+        if not (is_known and taken.is_told and taken.by_name):
+            return None
+        made = Made(carrier, library, Start(None), carrier.role)
+        made.settings = taken.by_name
+        return made
+
+    def enter(self, made: Made) -> None:
+        """Let settings hold, from here on to the end of their block."""
+        self._set_up.discard(made.library.name)
+        self.settings[made.library.name] = made.settings
 
     def _method(self, made: Made, name: str, given: Arguments, node: ast.Call) -> Value:
         if made.of is not None and of_class(made.of, name) is not None:

@@ -338,7 +338,7 @@ class Page(Calling):
     _AsyncFor = _For
 
     def _With(self, node: ast.With | ast.AsyncWith) -> bool:
-        entered = []
+        entered, settings = [], self.settings.copy()
         for item in node.items:
             value = self.value(item.context_expr)
             if isinstance(value, Made) and value.role in ("process", "server"):
@@ -349,10 +349,13 @@ class Page(Calling):
                 )
             if isinstance(value, Made) and isinstance(item.context_expr, ast.Call):
                 entered.append(value)
+                if value.role == "settings":
+                    self.enter(value)
         # A block may swallow what ends it.
         self.body(node.body)
         for made in entered:
             made.is_over = True
+        self.settings = settings
         return not _always_returns(node.body)
 
     _AsyncWith = _With

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses as dc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from workercheck.libraries import Carrier, Library
@@ -157,6 +157,8 @@ class Made:
     """The class of the page that it is an object of."""
     manager: Made | None = None
     """What an object belongs to that a manager has made."""
+    settings: Mapping[str, Value] = dc.field(default_factory=dict)
+    """What others of its library are made with within its block."""
     is_started: bool = False
     is_over: bool = False
     """Whether the block has ended that a manager was for."""
