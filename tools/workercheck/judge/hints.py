@@ -155,6 +155,11 @@ def failed_dump(
     name = (thing or "it").rsplit(".", 1)[-1]
     library = libraries.library_of(executor)
     is_at_top_level = is_to_blame and "<" not in (thing or "<")
+    if "recursion" in error or error.startswith("Stack overflow"):
+        return (
+            "Send data that is nested less deeply, such as a list instead of a chain of objects: "
+            "pickle follows each reference, and gives up where there are too many in a row."
+        )
     if is_at_top_level and ("not found as" in error or "attribute lookup" in error):
         return (
             f"Keep {name} under its own name in its module: pickle sends the name {thing}, and "
