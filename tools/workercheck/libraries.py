@@ -109,6 +109,8 @@ class Library:
         Whether it pickles functions of the page by value.
     falls_back : iterable of str
         Modules that try the plain ``pickle.dumps`` first, and something else where it fails.
+    does_without : iterable of str
+        Functions that go on without what they try to load, by their full names.
     result_readers : iterable of str
         Functions that load what another process answers, and never work.
     task_readers : iterable of str
@@ -147,6 +149,7 @@ class Library:
         reruns: bool = False,
         by_value: bool = False,
         falls_back: "Iterable[str]" = (),
+        does_without: "Iterable[str]" = (),
         result_readers: "Iterable[str]" = (),
         task_readers: "Iterable[str]" = (),
         housekeeping: "Iterable[str]" = (),
@@ -171,6 +174,7 @@ class Library:
         self.reruns = reruns
         self.by_value = by_value
         self.falls_back = tuple(falls_back)
+        self.does_without = tuple(does_without)
         self.result_readers = tuple(result_readers)
         self.task_readers = tuple(task_readers)
         self.housekeeping = tuple(housekeeping)
@@ -604,6 +608,7 @@ LIBRARIES = (
         reruns=True,
         by_value=True,
         falls_back=("distributed.protocol.pickle",),
+        does_without=("distributed.client.Client._handle_key_in_memory",),  # the type of a result
         result_readers=("_handle_report",),
         task_readers=("distributed.scheduler", "distributed.worker", "distributed.nanny"),
         housekeeping=("distributed.", "tornado."),
@@ -1014,6 +1019,7 @@ _PACKAGES = frozenset(module.partition(".")[0] for module in MODULES)
 RUNS = frozenset(function for library in LIBRARIES for function in library.runs)
 RESULT_READERS = frozenset(name for library in LIBRARIES for name in library.result_readers)
 FALLS_BACK = tuple(module for library in LIBRARIES for module in library.falls_back)
+DOES_WITHOUT = frozenset(name for library in LIBRARIES for name in library.does_without)
 FOR_READER = frozenset(module for library in LIBRARIES for module in library.for_reader)
 HOUSEKEEPING = tuple(package for library in LIBRARIES for package in library.housekeeping)
 

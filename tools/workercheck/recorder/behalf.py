@@ -146,7 +146,7 @@ def is_held_by_reader(frame: FrameType | None) -> bool:
 
 
 def _is_dispatcher(frame: FrameType) -> bool:
-    return f"{frames.module_of(frame)}.{frame.f_code.co_qualname}" in DISPATCHERS
+    return frames.path_of(frame) in DISPATCHERS
 
 
 def _is_given(dispatcher: FrameType) -> bool:

@@ -8,7 +8,14 @@ from __future__ import annotations
 import os
 import sys
 
-from workercheck.libraries import BOOTSTRAPS, FALLS_BACK, MODULES, RESULT_READERS, RUNS
+from workercheck.libraries import (
+    BOOTSTRAPS,
+    DOES_WITHOUT,
+    FALLS_BACK,
+    MODULES,
+    RESULT_READERS,
+    RUNS,
+)
 from workercheck.recorder import directives, events, sources
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -110,13 +117,23 @@ def calls_no_tasks(frame: FrameType) -> bool:
 
 
 def _calls_task(frame: FrameType) -> bool:
-    path = frame.f_code.co_qualname.partition(".<locals>")[0]  # a comprehension is within
-    return f"{module_of(frame)}.{path}" in RUNS
+    return path_of(frame).partition(".<locals>")[0] in RUNS  # a comprehension is within
+
+
+def path_of(frame: FrameType) -> str:
+    """Return the full name of a frame's function."""
+    return f"{module_of(frame)}.{frame.f_code.co_qualname}"
 
 
 def falls_back(frame: FrameType | None) -> bool:
     """Tell whether a library only tries `pickle.dumps` here, and something else afterwards."""
     return frame is not None and str(frame.f_globals.get("__name__")).startswith(FALLS_BACK)
+
+
+def does_without(frame: FrameType | None) -> bool:
+    """Tell whether a library goes on without what it could not load here."""
+    caller = frame.f_back if frame is not None else None
+    return caller is not None and path_of(caller) in DOES_WITHOUT
 
 
 def is_machinery(frame: FrameType | None) -> bool:
@@ -171,7 +188,7 @@ def reader_of(frame: FrameType | None) -> FrameType | None:
 
 def outside_asyncio(frame: FrameType | None) -> FrameType | None:
     """Return a frame, or the first one that called it from outside `asyncio`."""
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith("asyncio."):
+    while frame is not None and (module_of(frame).startswith("asyncio.") or kind(frame) == OWN):
         frame = frame.f_back
     return frame
 

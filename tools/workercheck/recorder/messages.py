@@ -479,6 +479,8 @@ def _is_nested(frame: "FrameType | None") -> bool:
 def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any") -> None:
     global _inner
     try:
+        if _frames.does_without(caller):
+            return
         from workercheck.recorder import failure
 
         # A message within a message fails once for each. The outermost bytes were sent, the
