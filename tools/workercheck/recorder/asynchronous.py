@@ -15,7 +15,7 @@ from workercheck.recorder import behalf, events, frames, handles, messages, plac
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
@@ -80,34 +80,22 @@ def never_retrieved(frame: FrameType, _: Any) -> None:
 def failed_after_loop(source: Any, error: BaseException) -> None:
     """Tell of work in an executor whose failure reaches nobody: its event loop is closed.
 
-    One that was cancelled was given up on purpose.
-    """
-    for future, loop in _futures_of_loops(source):
-        if loop.is_closed() and not future.done():
-            _, *place = _tasks.pop(_id(future))
-            _tell(places.within(*place), error)
-
-
-def is_awaited(source: Any) -> bool:
-    """Tell whether an event loop has a future for the reader that stands for one of an executor."""
-    return any(True for _ in _futures_of_loops(source))
-
-
-def _futures_of_loops(source: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the futures, with their event loops, that stand for the future of an executor.
-
-    They are among what the callbacks of that future hold. Only those that the reader got are known.
+    The future of the event loop, which the page got, is among what the callbacks of the
+    executor's future hold. One that was cancelled was given up on purpose.
     """
     for callback in list(getattr(source, "_done_callbacks", ())):
         if type(callback) is not _Function or callback.__module__ != "asyncio.futures":
             continue
         cells = zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True)
         held: dict[str, Any] = {name: cell.cell_contents for name, cell in cells}
-        future, loop = held.get("destination"), held.get("dest_loop")
+        future: Any = held.get("destination")
+        loop = held.get("dest_loop")
         known = _tasks.get(_id(future))
-        # Another object may have got the id since.
-        if known is not None and loop is not None and known[0]() is future:
-            yield future, loop
+        if known is None or loop is None or not loop.is_closed() or future.done():
+            continue
+        if known[0]() is future:  # another object may have got the id since
+            del _tasks[_id(future)]
+            _tell(places.within(*known[1:]), error)
 
 
 def tell() -> None:

@@ -33,14 +33,13 @@ _starts_of_threads: weakref.WeakKeyDictionary[Any, tuple[str, int]] = weakref.We
 cells: dict[int, str | None] = {}
 """By the number of a place: its cell."""
 positions: dict[int, tuple[str, int]] = {}
-"""By the number of a place where the reader handed work out itself: its file and line."""
+"""By the number of a place where the reader handed work out, or had `asyncio` do so: its file and
+line."""
 _kernel: Any = None
 main_thread = _get_ident()
 
 place_of_future: Callable[[Any], int] = lambda future: 0  # noqa: E731 - set by `work`
 """Returns the place of a future, 0 where it is not known."""
-is_held_future: Callable[[Any], bool] = lambda future: False  # noqa: E731 - set by `work`
-"""Tells whether the reader's own code gets the result of a future."""
 
 
 def run_test(name: str) -> None:
@@ -138,7 +137,7 @@ def is_held_by_reader(frame: FrameType | None) -> bool:
     """
     task = _task_behind(frame)
     if task is not None:
-        return place_of_future(task) in positions and is_held_future(task)
+        return place_of_future(task) in positions
     caller = frames.caller_of_library(frame)
     if caller is None or frames.kind(caller) == frames.READER:
         return caller is not None

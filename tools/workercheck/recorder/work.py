@@ -570,10 +570,4 @@ def forget() -> None:
     _submissions.clear()
 
 
-def _is_held(future: Any) -> bool:
-    handle = handles.of(future)
-    return (handle is not None and handle.owned) or asynchronous.is_awaited(future)
-
-
 behalf.place_of_future = place_of_running
-behalf.is_held_future = _is_held
