@@ -188,6 +188,14 @@ class Exited(Event):
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
+class DeathSeen(Event):
+    """Somebody read the exit code of a process that a signal had ended."""
+
+    event: ClassVar[str] = "death-seen"
+    child: int
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
 class PoolBroken(Event):
     """An executor gave up its workers."""
 

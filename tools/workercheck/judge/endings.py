@@ -147,7 +147,7 @@ class _Deaths:
                 # Its scheduler hands tasks on: the process was started for all of them.
                 work = work or self.history.guess(e, library.name)
                 self._add(e, e.child, work, _AT_WORK, None)
-            elif e.exitcode < 0:
+            elif e.exitcode < 0 and e.child not in self.history.deaths_seen:
                 work = self.history.work_of_process(e.child)
                 self._add(e, e.child, work, _AT_WORK, e.target)
         for name, exits in reruns.items():

@@ -133,6 +133,7 @@ class History:
             if e.is_group:
                 senders = self._signalled_groups.setdefault(e.child, {})
                 senders.setdefault(e.pid, self._order[id(e)])
+        self.deaths_seen = {e.child for e in self.of(ev.DeathSeen)}
         self.exit_codes = {e.child: e.exitcode for e in self.of(ev.Exited)}
         self._cells = [(self._order[id(e)], e.cell) for e in self.of(ev.CellStarted)]
 

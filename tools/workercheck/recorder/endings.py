@@ -190,7 +190,10 @@ def exitcode_read(frame: FrameType, code: int | None) -> None:
     """Note that somebody asked how a process ended."""
     caller = frame.f_back
     if code and caller is not None and _is_for_reader(caller):
-        handles.asked(handles.of(frame.f_locals["self"]))
+        process: Any = frame.f_locals["self"]
+        handles.asked(handles.of(process))
+        if code < 0:
+            events.write("death-seen", child=process.pid)
 
 
 def process_closed(frame: FrameType, _: Any) -> None:
