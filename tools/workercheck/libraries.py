@@ -109,6 +109,8 @@ class Library:
         Whether it pickles functions of the page by value.
     falls_back : iterable of str
         Modules that try the plain ``pickle.dumps`` first, and something else where it fails.
+    picklers : iterable of str
+        Modules that pickle and load, and send nothing: the reader may call them by hand.
     does_without : iterable of str
         Functions that go on without what they try to load, by their full names.
     result_readers : iterable of str
@@ -149,6 +151,7 @@ class Library:
         reruns: bool = False,
         by_value: bool = False,
         falls_back: "Iterable[str]" = (),
+        picklers: "Iterable[str]" = (),
         does_without: "Iterable[str]" = (),
         result_readers: "Iterable[str]" = (),
         task_readers: "Iterable[str]" = (),
@@ -174,6 +177,7 @@ class Library:
         self.reruns = reruns
         self.by_value = by_value
         self.falls_back = tuple(falls_back)
+        self.picklers = tuple(picklers)
         self.does_without = tuple(does_without)
         self.result_readers = tuple(result_readers)
         self.task_readers = tuple(task_readers)
@@ -608,6 +612,7 @@ LIBRARIES = (
         reruns=True,
         by_value=True,
         falls_back=("distributed.protocol.pickle",),
+        picklers=("distributed.protocol",),
         does_without=("distributed.client.Client._handle_key_in_memory",),  # the type of a result
         result_readers=("_handle_report",),
         task_readers=("distributed.scheduler", "distributed.worker", "distributed.nanny"),
@@ -637,6 +642,7 @@ LIBRARIES = (
         "ipyparallel",
         modules=("ipyparallel.",),
         public={"ipyparallel": "ipyparallel"},
+        picklers=("ipyparallel.serialize",),
         functions={
             "ipyparallel.client.view": (
                 ("DirectView._really_apply", "submit f"),
@@ -880,6 +886,7 @@ LIBRARIES = (
         "parsl",
         modules=("parsl.",),
         public={"parsl": "parsl"},
+        picklers=("parsl.serialize",),
         functions={
             "parsl.dataflow.dflow": (("DataFlowKernel.submit", "submit func"),),
             "parsl.serialize.concretes": (
@@ -1019,6 +1026,7 @@ _PACKAGES = frozenset(module.partition(".")[0] for module in MODULES)
 RUNS = frozenset(function for library in LIBRARIES for function in library.runs)
 RESULT_READERS = frozenset(name for library in LIBRARIES for name in library.result_readers)
 FALLS_BACK = tuple(module for library in LIBRARIES for module in library.falls_back)
+PICKLERS = tuple(module for library in LIBRARIES for module in library.picklers)
 DOES_WITHOUT = frozenset(name for library in LIBRARIES for name in library.does_without)
 FOR_READER = frozenset(module for library in LIBRARIES for module in library.for_reader)
 HOUSEKEEPING = tuple(package for library in LIBRARIES for package in library.housekeeping)

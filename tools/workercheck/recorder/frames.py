@@ -13,6 +13,7 @@ from workercheck.libraries import (
     DOES_WITHOUT,
     FALLS_BACK,
     MODULES,
+    PICKLERS,
     RESULT_READERS,
     RUNS,
 )
@@ -128,6 +129,14 @@ def path_of(frame: FrameType) -> str:
 def falls_back(frame: FrameType | None) -> bool:
     """Tell whether a library only tries `pickle.dumps` here, and something else afterwards."""
     return frame is not None and str(frame.f_globals.get("__name__")).startswith(FALLS_BACK)
+
+
+def is_no_message(frame: FrameType | None) -> bool:
+    """Tell whether the reader's own code has a library pickle or load something, and send nothing.
+
+    That is how a page finds out whether something can be sent.
+    """
+    return reader_of(frame) is not None and executor_behind(frame).startswith(PICKLERS)
 
 
 def does_without(frame: FrameType | None) -> bool:

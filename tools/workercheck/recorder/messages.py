@@ -479,7 +479,7 @@ def _is_nested(frame: "FrameType | None") -> bool:
 def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any") -> None:
     global _inner
     try:
-        if _frames.does_without(caller):
+        if _frames.does_without(caller) or _frames.is_no_message(caller):
             return
         from workercheck.recorder import failure
 
@@ -543,7 +543,8 @@ def _dump_failed(
     global _last_failed
     _last_failed = _id(exc)
     try:
-        if (is_plain and _frames.falls_back(caller)) or _is_nested(caller):
+        is_only_tried = is_plain and _frames.falls_back(caller)
+        if is_only_tried or _is_nested(caller) or _frames.is_no_message(caller):
             return
         from workercheck.recorder import failure
 
