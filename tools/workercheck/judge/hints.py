@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from workercheck import libraries
 from workercheck.evidence import records as ev
+from workercheck.judge import wording
 
 _LOOK = {
     "future": "Ask the future for its result() or its exception().",
@@ -105,10 +106,15 @@ def failed_load(
         )
     if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
         return by_value(name, executor, through)
-    if e.exception == "AttributeError":
+    if e.exception == "AttributeError" and wording.is_missing_from_module(e):
         return (
             "Import the same version of the module in the page and in the worker: the worker "
             "imports the module again, from its file."
+        )
+    if e.exception == "RecursionError" and (e.raised_in or "").endswith(".__getattr__"):
+        return (
+            f"Let the __getattr__ of {name} raise AttributeError for what it does not know: pickle "
+            "asks an object for __setstate__ before the object has its attributes."
         )
     return f"Loading {name} fails: fix its __setstate__ or __reduce__, or send plain data."
 
@@ -170,6 +176,8 @@ def failed_dump(
             f"Give {name} a name of its own, or send something else: pickle sends the name "
             f"{thing}, which means another object, as after a decorator or a reload of its module."
         )
+    if is_result and thing == "coroutine":
+        return "Let the function in the worker run its coroutine, with asyncio.run."
     if is_result and is_to_blame:
         return f"Return plain data that pickle can store, instead of {name}."
     if is_result:

@@ -130,6 +130,11 @@ def object_of(e: ev.LoadFailed) -> str | None:
     return reader_object(e.globals)
 
 
+def is_missing_from_module(e: ev.LoadFailed) -> bool:
+    """Tell whether a name could not be loaded because its module does not have it."""
+    return any(pattern.search(e.message) for pattern in _MISSING_NAME)
+
+
 def reader_object(names: Sequence[str]) -> str | None:
     """Choose, among the names in a message, the one the reader knows."""
     own = [name for name in names if not name.startswith(MACHINERY)]

@@ -39,12 +39,14 @@ def describe(exc: BaseException, caller: FrameType | None, message: Any) -> dict
     message
         The bytes, None where they came from a file.
     """
-    raising = _frames(exc)
+    raising, names = _frames(exc), globals_in(message)
+    common = _common(exc, caller, raising)
     return {
-        **_common(exc, caller, raising),
+        **common,
+        "raised_in": common["raised_in"] or _method_behind(raising, names),
         "interpreter": interpreter(),
         "name": _plain(getattr(exc, "name", None)),
-        "globals": globals_in(message),
+        "globals": names,
         "importing": next(
             (
                 _plain(frame.f_globals.get("__name__"))
@@ -68,6 +70,8 @@ def describe_unsent(exc: BaseException, caller: FrameType | None, thing: Any) ->
         What the message would have carried.
     """
     blamed = _blamed(exc, thing)
+    if str(getattr(blamed, "__module__", "")).partition(".")[0] in sys.stdlib_module_names:
+        blamed = None  # a part of what the reader sends
     name = events.qualified(blamed) if blamed is not None else _name_of_unsent(thing)
     return {**_common(exc, caller, _frames(exc)), "object": name}
 
@@ -168,6 +172,15 @@ def names_in(message: bytes, genops: Callable[[bytes], Any]) -> Iterator[str]:
                     return
     except Exception:
         return
+
+
+def _method_behind(raising: list[FrameType], names: list[str]) -> str | None:
+    """Return the method of an object in the message, in code that Python made for its class."""
+    for frame in reversed(raising):
+        owner = events.qualified(type(frame.f_locals.get("self")))
+        if owner in names:
+            return events.text(f"{owner}.{frame.f_code.co_name}")[:300]
+    return None
 
 
 def _common(
