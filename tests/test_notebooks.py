@@ -71,6 +71,16 @@ def test_line_is_that_of_the_file(tmp_path: Path) -> None:
     )
 
 
+def test_script_without_marks_is_one_cell(tmp_path: Path) -> None:
+    text = "import math\n\nwork()\n"
+    (tmp_path / "a.py").write_text(text)
+    found = find(tmp_path, place(text, line=3), "jupyter", "run", "a.py")
+    assert found is not None
+    assert ("a.py", 3, "work()") == (found.path.name, found.line, found.text)
+    (tmp_path / "empty.py").write_text("\n")
+    assert find(tmp_path, place("\n"), "jupyter", "run", "empty.py") is None
+
+
 def test_cells_with_one_text_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
     write(tmp_path / "a.ipynb", "same", "other", "same")
     assert [0, 2] == [find(tmp_path, place("same", number=n)).cell for n in (1, 3)]

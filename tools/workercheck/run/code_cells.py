@@ -137,6 +137,11 @@ def _in_rst(text: str) -> Iterator[CodeCell]:
 def _in_script(text: str) -> Iterator[CodeCell]:
     index = 0
     marks = list(_PERCENT.finditer(text))
+    if not marks:  # `jupyter run` has a kernel execute the script as one cell
+        if text.strip():
+            lines = tuple(text.rstrip().split("\n"))
+            yield CodeCell(0, lines, tuple(range(1, len(lines) + 1)), frozenset())
+        return
     for mark, end in zip(marks, [*(m.start() for m in marks[1:]), len(text)], strict=True):
         body = text[mark.end() + 1 : end].rstrip()
         if body.strip() and not mark["rest"].strip().endswith(("[markdown]", "[md]", "[raw]")):
