@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from weakref import ref as _reference
 
-from workercheck.recorder import events, messages, places
+from workercheck.recorder import events, messages, places, this_process
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -339,6 +339,9 @@ def _is_program_ended_by_work() -> bool:
     trace = error.__traceback__ if isinstance(error, BaseException) else None
     # An error of a cell or of a test is caught by what runs it.
     if error is None or trace is None or trace.tb_frame.f_back is not None:
+        return False
+    # A kernel has such an error of one of its threads, and goes on.
+    if not this_process.is_program():
         return False
     return described(error) in _seen_failures
 
