@@ -1005,10 +1005,12 @@ DISPATCHERS = frozenset(
     (
         "asyncio.events.Handle._run",
         "code.InteractiveInterpreter.runcode",
+        "contextlib._BaseExitStack._create_cb_wrapper.<locals>._exit_wrapper",
         "sched.scheduler.run",
         "threading.Thread.run",
         "threading.Timer.run",
         "timeit.Timer.timeit",
+        "weakref.finalize.__call__",
     )
 )
 """Functions of the standard library that run what somebody gave them, and drop what it returns."""

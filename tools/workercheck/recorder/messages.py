@@ -51,6 +51,8 @@ _inner: "tuple[BaseException, dict[str, Any]] | None" = None
 """The failure of a message within the one that is being loaded."""
 _last_failed = 0
 """The id of the latest error of a message that could not be made, while it is handled."""
+_answered = 0
+"""The fingerprint of what the object answers that a queue is sending, 0 where it is no answer."""
 _is_ready = False
 _is_worker: "bool | None" = None
 """Whether this process may work for another one, None where that is not known yet."""
@@ -268,6 +270,12 @@ def loaded() -> int:
     Most workers load one message after the other, and work on the latest.
     """
     return _of_threads.get(_get_ident(), _loaded) if _of_threads else _loaded
+
+
+def answers(number: int) -> None:
+    """Note what the object that a queue is about to send answers, 0 where it is no answer."""
+    global _answered
+    _answered = number
 
 
 def thread_works_on(number: int) -> None:
@@ -548,12 +556,13 @@ def _dump_failed(
             return
         from workercheck.recorder import failure
 
+        answers(0)
         place, is_answer = _places.sender(caller, thing)
         at_work = is_answer and _doing is not None and _doing[0] == _WORKING
         events.write(
             "pickle-failed",
             place=_places.within(place, loaded()),
-            reply_to=_loaded if at_work else 0,
+            reply_to=_loaded if at_work else _answered,
             is_result=is_answer,
             **failure.describe_unsent(exc, caller, thing),
         )

@@ -51,6 +51,8 @@ _thread_failures: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.Weak
 """Name and message of the error that ended a thread: the error would keep the page's objects."""
 _put: dict[int, int] = {}
 """By the id of an object that waits in a queue, which keeps it alive: its place."""
+_answers: dict[int, int] = {}
+"""By the id of an object that a worker's loop has put into a queue: what the object answers."""
 _doomed: dict[int, tuple[dict[int, Any], dict[int, int]]] = {}
 """By the id of a broken executor's tasks: those, which keeps the id theirs, and their places."""
 
@@ -451,13 +453,14 @@ def pool_task(frame: FrameType, task: Any) -> int:
 
 def object_put(frame: FrameType, _: Any) -> None:
     """Note the place of an object that the thread of a queue will send later."""
-    caller = frame.f_back
-    if caller is not None:
-        _put[_id(frame.f_locals["obj"])] = (
-            0
-            if frames.is_machinery(caller)
-            else places.place(caller, frames.executor_behind(frame))
-        )
+    caller, number = frame.f_back, _id(frame.f_locals["obj"])
+    if caller is None:
+        return
+    if frames.is_machinery(caller):
+        _put.pop(number, None)
+        _answers[number] = messages.loaded()
+    else:
+        _put[number] = places.place(caller, frames.executor_behind(frame))
 
 
 def place_of_running(future: Any) -> int:
@@ -476,6 +479,7 @@ def queued_object(frame: FrameType, thing: Any) -> int:
             if future is None:
                 return _place_of_doomed(items, number)
             return place_of_running(future)
+    messages.answers(_answers.pop(_id(thing), 0))
     return _put.pop(_id(thing), 0)
 
 
@@ -566,6 +570,7 @@ def forget() -> None:
     """Begin anew in a forked child."""
     map_ends(sys._getframe(), None)
     _put.clear()
+    _answers.clear()
     _doomed.clear()
     _submissions.clear()
 
