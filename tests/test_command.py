@@ -369,6 +369,14 @@ def test_report_of_a_command(runs: dict[str, Watched]) -> None:
     assert page["findings"][0]["cell"] is None
 
 
+def test_command_is_named_for_its_script_and_not_for_a_file_that_it_writes(folder: Path) -> None:
+    (folder / "results.xml").touch()
+    command = (sys.executable, "-S", "-X", "results.xml", "unwatched.py")
+    run = watch(folder, "named", *command)
+    assert run.status == 2
+    assert [page["source"] for page in run.report["pages"]] == ["unwatched.py"]
+
+
 def test_why_a_command_was_ended_is_said(runs: dict[str, Watched]) -> None:
     assert "the command was ended: 20 workers of one pool failed" in runs["respawns"].err
     assert "the command was ended: 20 workers of one pool failed" in runs["respawns_mute"].err

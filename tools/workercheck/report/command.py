@@ -16,6 +16,7 @@ from workercheck.judge.history import History
 from workercheck.judge.steps import HandOut, HandOuts, step_at
 from workercheck.report.record import PageReport, Report
 from workercheck.run import interpreters
+from workercheck.run.code_cells import SUFFIXES
 
 
 def of_command(
@@ -105,7 +106,9 @@ class _Pages:
         return self._page(step.docname, step.source)
 
     def of_command(self) -> PageReport:
-        script = next((word for word in self._argv[1:] if Path(word).is_file()), self._argv[0])
+        files = [word for word in self._argv[1:] if Path(word).is_file()]
+        # A command may also name what it writes, such as the report of a test run.
+        script = min(files, key=lambda word: not word.endswith(SUFFIXES), default=self._argv[0])
         return self._page(shlex.join(self._argv), script)
 
     def _page(self, docname: str, source: str) -> PageReport:
