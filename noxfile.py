@@ -33,9 +33,12 @@ SITE = "docs/_build/html"
 # runs once more. pytest's summary lists it, and one that fails twice is a failure.
 RERUNS = ("--reruns", "1", "-rR") if os.environ.get("CI") else ()
 
-# Builds wait for kernels half of their time; a file's tests share what they built. Files that hold
-# a slow test begin first (tests/conftest.py), so that no core waits for one of them at the end.
-PYTEST = ("pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *RERUNS)
+# One more than there are cores: tests wait for kernels, pools and a browser part of their time.
+WORKERS = ("-n", str((os.cpu_count() or 1) + 1))
+
+# A file's tests share what they built. Files that hold a slow test begin first (tests/conftest.py),
+# so that no core waits for one of them at the end.
+PYTEST = ("pytest", *WORKERS, "--dist", "loadfile", "--no-loadscope-reorder", *RERUNS)
 
 # The files of tests that start few builds and kernels, or none: what is found in text and events.
 FAST = (
@@ -192,7 +195,7 @@ def linkcheck(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """Look at every page of the built site in Chromium; `-- ARGS` go to pytest."""
     run = environment(session, "browser", "browser", project=False)
-    run("pytest", "-n", "2", "--dist", "worksteal", *RERUNS, "tests_browser", *session.posargs)
+    run("pytest", *WORKERS, "--dist", "worksteal", *RERUNS, "tests_browser", *session.posargs)
 
 
 @nox.session(venv_backend="none")
