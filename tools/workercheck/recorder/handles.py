@@ -305,7 +305,6 @@ def _tell(failed: list[Handle]) -> None:
     unseen: dict[tuple[int, int, str], list[Handle]] = {}
     held = _held_by_page() if any(not handle.owned for handle in failed) else frozenset()
     is_ended = _is_program_ended_by_work()
-    reads_private = _reads_private_attribute()
     for handle in failed:
         failure = handle.failure
         if (
@@ -318,7 +317,6 @@ def _tell(failed: list[Handle]) -> None:
             # What is computed of a collection passes its failure on.
             or (handle.what == "collection" and failure in _seen_failures)
             or (is_ended and handle.thing() is not None)
-            or (reads_private and handle.what == "future")
         ):
             continue
         unseen.setdefault((handle.place, handle.message, failure[0]), []).append(handle)
@@ -344,15 +342,6 @@ def _is_program_ended_by_work() -> bool:
     if not this_process.is_program():
         return False
     return described(error) in _seen_failures
-
-
-def _reads_private_attribute() -> bool:
-    """Tell whether a cell of the page reads the attribute in which a future keeps its error.
-
-    Which future it was, nothing tells.
-    """
-    cells = vars(sys.modules["__main__"]).get("_ih")
-    return type(cells) is list and any("._exception" in cell for cell in cells)
 
 
 def _held_by_page() -> frozenset[int]:
