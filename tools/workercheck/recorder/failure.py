@@ -193,7 +193,7 @@ def _common(
         "exception": events.qualified(type(exc)) or "",
         "message": events.message_of(exc),
         "raised_in": next(
-            (_qualified_frame(frame) for frame in reversed(raising) if frames.is_reader(frame)),
+            (frames.name_of(frame) for frame in reversed(raising) if frames.is_reader(frame)),
             None,
         ),
         "traceback": events.text("".join(traceback.format_exception(exc)))[-_TRACEBACK_LIMIT:],
@@ -231,12 +231,6 @@ def interpreter() -> int:
 
 def _plain(value: object) -> str | None:
     return events.text(value)[:200] if type(value) is str else None
-
-
-def _qualified_frame(frame: FrameType) -> str:
-    module = frame.f_globals.get("__name__")
-    name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
-    return events.text(f"{module}.{name}" if type(module) is str else name)[:300]
 
 
 def _name_of_unsent(thing: Any) -> str | None:

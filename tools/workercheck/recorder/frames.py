@@ -38,7 +38,7 @@ _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 _is_bootstrapped = any(word in BOOTSTRAPS for word in sys.orig_argv)
 """Whether the text of ``python -c`` in this process is a host's, and not the reader's."""
 
-known_kinds: dict[int, tuple[CodeType, int]] = {}
+_kinds: dict[int, tuple[CodeType, int]] = {}
 """By the id of a code: the code, which keeps the id its own, and whose it is."""
 _loop: FrameType | None = None
 """Of the function that the process of a worker runs: takes one task after the other."""
@@ -47,9 +47,9 @@ _loop: FrameType | None = None
 def kind(frame: FrameType) -> int:
     """Tell whose the function of a frame is."""
     code = frame.f_code
-    known = known_kinds.get(_id(code))
+    known = _kinds.get(_id(code))
     if known is None:
-        known = known_kinds[_id(code)] = (code, _kind(frame))
+        known = _kinds[_id(code)] = (code, _kind(frame))
     return known[1]
 
 
@@ -126,6 +126,12 @@ def path_of(frame: FrameType) -> str:
     return f"{module_of(frame)}.{frame.f_code.co_qualname}"
 
 
+def name_of(frame: FrameType) -> str:
+    """Return the name of a frame's function as events have it, in ``__main__`` under that name."""
+    module, name = frame.f_globals.get("__name__"), frame.f_code.co_qualname
+    return events.text(f"{module}.{name}" if type(module) is str else name)[:300]
+
+
 def falls_back(frame: FrameType | None) -> bool:
     """Tell whether a library only tries `pickle.dumps` here, and something else afterwards."""
     return frame is not None and str(frame.f_globals.get("__name__")).startswith(FALLS_BACK)
@@ -155,8 +161,7 @@ def is_machinery(frame: FrameType | None) -> bool:
     if caller is not None and caller is _loop:
         return True
     while frame is not None:
-        known = known_kinds.get(_id(frame.f_code))
-        what = known[1] if known is not None else kind(frame)
+        what = kind(frame)
         if what == END:
             if caller is not None and caller.f_back is not None:
                 _remember_loop(caller, caller.f_back)
@@ -185,8 +190,7 @@ def answers_in_loop(frame: FrameType | None) -> bool:
 def reader_of(frame: FrameType | None) -> FrameType | None:
     """Return the innermost frame of the reader's own code."""
     while frame is not None:
-        known = known_kinds.get(_id(frame.f_code))
-        what = known[1] if known is not None else kind(frame)
+        what = kind(frame)
         if what == READER:
             return frame
         if what == END:

@@ -153,8 +153,7 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
         resolve = resolvers.get(_id(frame.f_code))
         if resolve is not None:
             return resolve(frame, thing), False
-        known = frames.known_kinds.get(_id(frame.f_code))
-        what = known[1] if known is not None else frames.kind(frame)
+        what = frames.kind(frame)
         if what == frames.READER:
             assert first is not None
             key = (_id(frame.f_code), frame.f_lasti, _id(first.f_code), behalf.on_behalf(frame))

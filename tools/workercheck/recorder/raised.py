@@ -19,7 +19,7 @@ def error_printed(frame: FrameType, _: Any) -> None:
     """Write which error ended this process of `multiprocessing`."""
     caller = frame.f_back
     if caller is not None and frames.kind(caller) == frames.END:
-        _raised("process", sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1], 0)
+        _raised("process", sys.exc_info()[1], 0)
 
 
 def error_logged(frame: FrameType, _: Any) -> None:
@@ -116,21 +116,20 @@ def _raised(what: str, error: BaseException | None, place: int) -> None:
     if error is None:
         return
     tb = error.__traceback__
-    names = []
+    own = None
     while tb is not None:
-        name = getattr(tb.tb_frame.f_code, "co_qualname", tb.tb_frame.f_code.co_name)
-        names.append((frames.kind(tb.tb_frame), f"{tb.tb_frame.f_globals.get('__name__')}.{name}"))
+        if own is None and frames.is_reader(tb.tb_frame):
+            own = tb.tb_frame
         if what == "process" and _is_in_initializer(tb, error):
             what = "initializer"
         tb = tb.tb_next
-    own = [name for kind, name in names if kind == frames.READER]
     events.write(
         "raised",
         what=what,
         place=place,
         exception=events.qualified(type(error)) or "",
         message=events.message_of(error),
-        function=events.text(own[0])[:300] if own else None,
+        function=frames.name_of(own) if own is not None else None,
     )
 
 

@@ -72,13 +72,19 @@ def _members_of(group: int) -> set[int]:
     try:
         for name in _listdir("/proc"):
             if name.isdigit():
-                with contextlib.suppress(OSError), _open(f"/proc/{name}/stat", "rb") as file:
-                    fields = bytes(file.read()).rpartition(b") ")[2].split()
+                with contextlib.suppress(OSError):
+                    fields = _stat(name)
                     if fields[0] != b"Z" and int(fields[2]) == (group or os.getpgrp()):
                         found.add(int(name))
     except OSError:
         pass  # no such folder on macOS and Windows
     return found
+
+
+def _stat(pid: int | str) -> list[bytes]:
+    """Return what Linux tells of a process, from its state on: see ``proc_pid_stat(5)``."""
+    with _open(f"/proc/{pid}/stat", "rb") as file:
+        return bytes(file.read()).rpartition(b") ")[2].split()
 
 
 def ends_by_itself(pid: int) -> bool:
@@ -87,8 +93,7 @@ def ends_by_itself(pid: int) -> bool:
     Its connections close before it is a zombie: who asks it to end because of that comes late.
     """
     try:
-        with _open(f"/proc/{pid}/stat", "rb") as file:
-            fields = bytes(file.read()).rpartition(b") ")[2].split()
+        fields = _stat(pid)
         return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _EXITING)
     except OSError:  # nobody waits for it any more, or a system without such files
         return events.exists("/proc/self/stat")

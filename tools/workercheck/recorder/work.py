@@ -419,11 +419,7 @@ def item_set(frame: FrameType, _: Any) -> None:
     handle = handles.of(here["self"])
     if handle is not None:
         success, value = here["obj"]
-        ordered = (
-            frame.f_code.co_qualname.startswith("IMapIterator")
-            if hasattr(frame.f_code, "co_qualname")
-            else True
-        )
+        ordered = frame.f_code.co_qualname.startswith("IMapIterator")
         index = here["i"] if ordered and type(here["i"]) is int else handle.count
         handle.count += 1
         if not success:
