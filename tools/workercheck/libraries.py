@@ -1043,6 +1043,18 @@ def library_of(name: "str | None") -> "Library | None":
     return None
 
 
+_CHANNELS = ("channel", "manager", "pipe", "server")
+"""Roles of carriers that take objects, and no work."""
+
+
+def is_channel(name: "str | None") -> bool:
+    """Tell whether what has a public name is a queue, a pipe or a manager, which run no work."""
+    library, carrier = library_of(name), (name or "").rpartition(".")[2]
+    return library is not None and any(
+        c.name == carrier and c.role in _CHANNELS for c in library.carriers()
+    )
+
+
 def is_of_library(name: str) -> bool:
     """Tell whether something is of a library that carries work, by its name with its module."""
     return name.partition(".")[0] in _PACKAGES

@@ -105,7 +105,7 @@ def failed_load(
             f"{thing}, which is {e.found} in a worker under {method or 'this start method'}."
         )
     if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
-        return by_value(name, executor, through)
+        return by_value(thing.split(".")[1], executor, through)
     if e.exception == "AttributeError" and wording.is_missing_from_module(e):
         return (
             "Import the same version of the module in the page and in the worker: the worker "
@@ -132,6 +132,8 @@ def by_value(name: str, executor: str | None, through: str) -> str:
         )
     if through:
         return f"{move}, or have {through} use an executor that pickles it by value, such as loky."
+    if libraries.is_channel(executor):
+        return f"{move}."
     return f"{move}, or hand the work to loky, which pickles it by value."
 
 
@@ -202,11 +204,13 @@ def failed_dump(
             f"Send plain data: something that is sent with {name} cannot be pickled, such as a "
             "lock, a file, a generator or a lambda. Make it inside the worker."
         )
-    return unpicklable(name)
+    return unpicklable(name, executor)
 
 
-def unpicklable(name: str) -> str:
+def unpicklable(name: str, executor: str | None) -> str:
     """Say what to do about a function or a class that pickle cannot store."""
+    if libraries.is_channel(executor):
+        return f"{_to_the_top_level(name)}, or send plain data instead."
     return (
         f"{_to_the_top_level(name)}, send plain data instead, or hand the work to loky, which "
         "pickles functions by value."

@@ -124,7 +124,7 @@ def finding(
     short = own.name.rpartition(".")[2]
     if kind == "pickle-task":
         message = f"{what} cannot be pickled, and is never sent to {executor}"
-        hint = hints.unpicklable(short)
+        hint = hints.unpicklable(short, executor)
     else:
         message = f"a worker cannot unpickle {what} sent through {executor}"
         if made.library.by_value:
@@ -133,7 +133,7 @@ def finding(
             message += f" under {_DEFAULT}"
         elif made.library.start_method != made.start.method != made.carrier.start_method:
             message += f" under {made.start.method}"
-        hint = hints.by_value(short, executor, through)
+        hint = hints.by_value(own.name.partition(".")[0], executor, through)
     return _finding(kind, message, hint, at, f"__main__.{own.name}")
 
 

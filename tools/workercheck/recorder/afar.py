@@ -87,7 +87,7 @@ def looked_at(words: str) -> monitor.Handler:
 
     def handler(frame: FrameType, outcome: Any) -> None:
         number = _fingerprint(_find_in(frame.f_locals, name))
-        if number and isinstance(outcome, BaseException) and number not in _seen:
+        if number and events.is_a(outcome, BaseException) and number not in _seen:
             _seen.add(number)
             error = _find(outcome, cause)
             exception, message = events.qualified(type(error)), events.message_of(error)
@@ -113,7 +113,7 @@ def died(words: str) -> monitor.Handler:
 
     def handler(frame: FrameType, outcome: Any) -> None:
         number = _fingerprint(_find_in(frame.f_locals, name))
-        if number and isinstance(outcome, BaseException) and number not in _lost:
+        if number and events.is_a(outcome, BaseException) and number not in _lost:
             said = f"{type(outcome).__name__}: {events.message_of(outcome)}"
             if any(mark in said for mark in marks):
                 _lost.add(number)

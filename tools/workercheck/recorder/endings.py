@@ -61,8 +61,8 @@ _reaped: set[int] = set()
 def process_starts(frame: FrameType, _: Any) -> None:
     """Note where a process is started, and what it will run."""
     process: Any = frame.f_locals["self"]
-    target = getattr(process, "_target", None)
-    arguments = getattr(process, "_args", ())
+    target = events.attribute(process, "_target")
+    arguments = events.attribute(process, "_args") or ()
     name = events.qualified(target) or events.qualified(type(process))
     # The reader may run a library's function, such as the `get` of a Queue, in a process.
     of_library = (name or "").startswith(MODULES) and _is_of_library(frame.f_back)
@@ -72,7 +72,8 @@ def process_starts(frame: FrameType, _: Any) -> None:
     pool = _pool_of(queue)
     if pool is None:
         executor = frames.executor_behind(frame)
-        place = places.place(frame.f_back, executor, target or type(process), arguments)
+        what = type(process) if target is None else target
+        place = places.place(frame.f_back, executor, what, arguments)
         pool = _Pool(place, messages.loaded())
         if queue is not None:
             with contextlib.suppress(TypeError):

@@ -171,16 +171,38 @@ _METHODS = ("builtin_function_or_method", "method_descriptor", "method-wrapper")
 """Types of the methods of classes written in C, which tell no module of their own."""
 
 
+_Method = type((lambda _: None).__get__(0))
+
+
+def attribute(thing: "Any", name: str) -> "Any":
+    """Return an attribute of an object that may be the page's, None where it has none.
+
+    A ``__getattr__`` of the page's own is not asked: it may raise any error, count who asks, or
+    ask another machine. What only that knows is not there.
+    """
+    while type(thing) is _Method:  # has the attributes of its function
+        thing = thing.__func__
+    try:
+        return object.__getattribute__(thing, name)
+    except Exception:  # of a property, too
+        return None
+
+
+def is_a(thing: object, cls: type) -> bool:
+    """Tell whether an object is of a class, by its type: `isinstance` asks the object as well."""
+    return issubclass(type(thing), cls)
+
+
 def qualified(thing: object) -> "str | None":
     """Return ``module.qualname`` of a function or a class, None for what has no name."""
-    module = getattr(thing, "__module__", None)
-    name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
+    module = attribute(thing, "__module__")
+    name = attribute(thing, "__qualname__") or attribute(thing, "__name__")
     if type(name) is not str:
         return None
     if type(module) is not str and type(thing).__name__ in _METHODS:
-        owner = getattr(thing, "__objclass__", None) or type(getattr(thing, "__self__", None))
+        owner = attribute(thing, "__objclass__") or type(attribute(thing, "__self__"))
         module = owner.__module__
     if type(module) is not str:
         # A class may say that it has no module; an exception of it still has a name.
-        return text(name)[:300] if isinstance(thing, type) else None
+        return text(name)[:300] if is_a(thing, type) else None
     return text(name if module == "builtins" else module + "." + name)[:300]

@@ -45,7 +45,7 @@ def describe(exc: BaseException, caller: FrameType | None, message: Any) -> dict
         **common,
         "raised_in": common["raised_in"] or _method_behind(raising, names),
         "interpreter": interpreter(),
-        "name": _plain(getattr(exc, "name", None)),
+        "name": _plain(events.attribute(exc, "name")),
         "globals": names,
         "importing": next(
             (
@@ -70,7 +70,7 @@ def describe_unsent(exc: BaseException, caller: FrameType | None, thing: Any) ->
         What the message would have carried.
     """
     blamed = _blamed(exc, thing)
-    if str(getattr(blamed, "__module__", "")).partition(".")[0] in sys.stdlib_module_names:
+    if str(events.attribute(blamed, "__module__")).partition(".")[0] in sys.stdlib_module_names:
         blamed = None  # a part of what the reader sends
     name = events.qualified(blamed) if blamed is not None else _name_of_unsent(thing)
     return {**_common(exc, caller, _frames(exc)), "object": name}
@@ -115,8 +115,8 @@ def wrong_object(message: Any) -> tuple[str, str] | None:
             continue
         thing: Any = main
         for part in name.split(".")[1:]:
-            thing = vars(thing).get(part) if hasattr(thing, "__dict__") else None
-        module = getattr(thing, "__module__", None)
+            thing = (events.attribute(thing, "__dict__") or {}).get(part)
+        module = events.attribute(thing, "__module__")
         if type(module) is str and module not in ("__main__", "__mp_main__"):
             return name, events.qualified(thing) or module
         _right.add(name)
@@ -233,6 +233,10 @@ def _plain(value: object) -> str | None:
     return events.text(value)[:200] if type(value) is str else None
 
 
+_CARRIED = ("fn", "_target", "result", "exception", "exc")
+"""In what an envelope of a library may keep the function of a task, or what became of it."""
+
+
 def _name_of_unsent(thing: Any) -> str | None:
     """Name what a message would have carried: the function of a task, or the class of an object.
 
@@ -240,20 +244,19 @@ def _name_of_unsent(thing: Any) -> str | None:
     """
     message = thing
     if type(thing).__module__.startswith(MODULES):  # a library's envelope
-        kept = getattr(thing, "__dict__", {})
-        function = kept.get("fn") or kept.get("_target") or kept.get("result")
-        if function is None:
-            function = kept.get("exception", kept.get("exc"))
-        thing = function if function is not None else thing
+        kept = events.attribute(thing, "__dict__") or {}
+        carried = [kept.get(name) for name in _CARRIED]
+        thing = next((one for one in carried if one is not None), thing)
     elif type(thing) is tuple and len(thing) == 5:  # a task of a Pool
         thing = _function_of_chunk(thing)
     elif _is_result_of_pool(thing):
         thing = thing[2][1]
         if type(thing).__module__.startswith(MODULES):  # an error, with its traceback
-            thing = getattr(thing, "exc", thing)
+            error = events.attribute(thing, "exc")
+            thing = thing if error is None else error
     elif type(thing) is tuple:  # a function and its arguments, as other libraries send them
         thing = next((one for one in thing if callable(one)), thing)
-    wrapped = getattr(thing, "__dict__", {}).get("func")  # what a library runs it through
+    wrapped = (events.attribute(thing, "__dict__") or {}).get("func")  # by what a library runs it
     thing = _within_partial(wrapped if callable(wrapped) else thing)
     batched = naming.first_of_batch(thing)
     thing = batched if batched is not None else thing
@@ -266,7 +269,7 @@ def _within_partial(thing: Any) -> Any:
     """Return the reader's function in a `functools.partial`, also in one that a library made."""
     partial = getattr(sys.modules.get("functools"), "partial", None)
     while type(thing) is partial:
-        is_library = str(getattr(thing.func, "__module__", None)).startswith(MODULES)
+        is_library = str(events.attribute(thing.func, "__module__")).startswith(MODULES)
         thing = thing.args[0] if is_library and thing.args else thing.func
     return thing
 
@@ -291,7 +294,7 @@ def _is_named(thing: Any, text: str) -> bool:
     """Tell whether a text has the address of a function, or the name of a class."""
     if type(thing) is _Function:
         return repr(thing) in text or f"local object '{thing.__qualname__}'" in text
-    name = events.qualified(thing) if isinstance(thing, type) else None
+    name = events.qualified(thing) if events.is_a(thing, type) else None
     if name is None:
         return False
     # A class may show itself in a way of its own, as those of enumerations do.

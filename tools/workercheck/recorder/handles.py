@@ -233,7 +233,7 @@ def failed(handle: Handle | None, error: Any, index: int = 0) -> None:
 
 def described(error: Any) -> tuple[str, str] | None:
     """Return the name of an exception and its message, None where it is no failure of its own."""
-    if not isinstance(error, BaseException):
+    if not events.is_a(error, BaseException):
         return None
     names = [cls.__name__ for cls in type(error).__mro__]
     if not set(_BROKEN).isdisjoint(names) and names[0] not in _BROKEN_BY_INITIALIZER:

@@ -430,8 +430,8 @@ def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
 
 
 def _look_for_wrong_target(result: "Any", caller: "FrameType | None") -> None:
-    target = getattr(result, "_target", None)
-    name = getattr(target, "__name__", "")
+    target = events.attribute(result, "_target")
+    name = events.attribute(target, "__name__") or ""
     try:
         # The bytes are not known; what the name means in `__main__` is.
         if target is None or vars(sys.modules["__main__"]).get(name) is not target:

@@ -45,7 +45,7 @@ def sign_of(function: Any, args: Any = ()) -> tuple[Any, Any]:
     known = _signs.get(_id(function))
     if known is not None and known[0]() is function:
         return known[1]
-    code = getattr(function, "__code__", None)
+    code = events.attribute(function, "__code__")
     owner: Any = getattr(function, "__self__", None) if type(function) is _Builtin else None
     if type(code) is _Code:
         sign = _id(code), code

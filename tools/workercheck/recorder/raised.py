@@ -138,7 +138,7 @@ def _is_in_initializer(tb: Any, error: BaseException) -> bool:
     initializer = tb.tb_frame.f_locals.get("initializer")
     if initializer is None or frames.kind(tb.tb_frame) != frames.CARRIER:
         return False
-    code = getattr(initializer, "__code__", None)
+    code = events.attribute(initializer, "__code__")
     if tb.tb_next is None:  # written in C
         return code is None and isinstance(error, Exception)
     return tb.tb_next.tb_frame.f_code is code

@@ -318,7 +318,7 @@ def results_collected(attribute: str) -> monitor.Handler:
     def handler(frame: FrameType, _: Any) -> None:
         collector: Any = frame.f_locals["self"]
         parts = [part for batch in collector.results() for part in batch]
-        error = next((part for part in parts if isinstance(part, Exception)), None)
+        error = next((part for part in parts if events.is_a(part, Exception)), None)
         if error is None:
             return
         handle = handles.with_part(collector, attribute)
