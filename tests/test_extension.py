@@ -197,7 +197,7 @@ def test_kernel_that_does_not_exist_is_named(site: Site) -> None:
     )
     build = site.build()
     assert [("kernel-died", 4)] == build.findings("page")
-    assert "the kernel 'nope' is not installed here. Install it" in build.log
+    assert "the kernel 'nope' is not installed here. Install the kernel" in build.log
 
 
 def test_broken_header_is_named(site: Site) -> None:

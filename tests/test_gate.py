@@ -110,7 +110,7 @@ def test_report_of_another_schema(outdir: Path) -> None:
 def test_verdict_that_contradicts_the_findings(red: Build, tmp_path: Path) -> None:
     outdir = Path(shutil.copytree(red.outdir, tmp_path / "html"))
     edit(outdir, lambda data: data.update(verdict="pass"))
-    cannot_tell(outdir, "its findings 'fail'")
+    cannot_tell(outdir, "its findings say 'fail'")
 
 
 def test_page_changed_after_the_build(outdir: Path) -> None:

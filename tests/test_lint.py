@@ -852,9 +852,12 @@ BAD = {
         HEADER.encode() + b"```{code-cell}\nx = 1\n```\n\n```{code-cell}\ny = 1\nz = )\n```\n",
         "cell.md:13: the code is no Python (unmatched ')')",
     ),
-    "cut.ipynb": (b'{"cells": [', "cut.ipynb:1: cannot be read as a notebook"),
+    "cut.ipynb": (b'{"cells": [', "cut.ipynb:1: the page cannot be read as a notebook"),
     "nothing.py": (None, "nothing.py: No such file or directory."),
-    "quoting.md": (b"```{code-cell}\n1\n```\n", "quoting.md:1: it is no notebook: its header does"),
+    "quoting.md": (
+        b"```{code-cell}\n1\n```\n",
+        "quoting.md:1: the page is no notebook: its header does",
+    ),
     "folder": (None, "folder: No such file or directory."),
     "notes.txt": (b"", "notes.txt: the file is neither a page nor a script."),
 }

@@ -130,7 +130,10 @@ def test_bad_header_is_named_with_its_line_and_the_page_is_not_run(site: Site) -
     assert [("not-executed", 5)] == build.findings("word")
     for name in headers:
         assert f"source/{name}.md" in build.log
-    assert "has no setting 'exclusiv'. The only one is: workercheck: {exclusive: true}" in build.log
+    assert (
+        "has no setting 'exclusiv'. The only setting is: workercheck: {exclusive: true}"
+        in build.log
+    )
     assert not (site.source / "was-run").exists()
 
 

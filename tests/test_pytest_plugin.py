@@ -496,7 +496,7 @@ def test_process_that_something_else_watches_cannot_answer(tmp_path: Path) -> No
         check=False,
     )
     assert 4 == done.returncode, done.stdout
-    assert "watched already, and not by `workercheck run`" in done.stderr
+    assert "something other than `workercheck run` watches this process" in done.stderr
 
 
 def test_plugin_imports_next_to_nothing_without_the_option() -> None:

@@ -238,49 +238,61 @@ def test_where_nothing_was_executed_it_cannot_tell(tmp_path: Path) -> None:
 CELL = f"```{{code-cell}}\n{PASSES}\n```\n"
 BAD = {
     "no-such.md": (None, "no-such.md: no such file. "),
-    "folder": (None, "folder: it is a folder. Name the pages in it, which end in .ipynb or .md."),
+    "folder": (
+        None,
+        "folder: the path is a folder. Name the pages in it, which end in .ipynb or .md.",
+    ),
     "program.py": (
         b"1\n",
-        "program.py: it is not a page: its name does not end in .ipynb or .md. A program",
+        "program.py: the file is not a page: its name does not end in .ipynb or .md. To run",
     ),
     "latin.md": (
         HEADER.encode() + "Käse\n".encode("latin-1"),
         "latin.md:1: the file is not utf-8 (invalid continuation byte). Save it as UTF-8.",
     ),
-    "empty.md": (f"{HEADER}# Text only\n", "empty.md: it has no code cell to run. Leave it out."),
-    "no-header.md": (CELL, "no-header.md:1: it is no notebook: its header does not say so. Leave"),
+    "empty.md": (
+        f"{HEADER}# Text only\n",
+        "empty.md: the page has no code cell to run. Leave the page out.",
+    ),
+    "no-header.md": (
+        CELL,
+        "no-header.md:1: the page is no notebook: its header does not say so. Leave",
+    ),
     "broken-header.md": (
         f"---\nfile_format: mystnb\nkernelspec: {{name\n---\n\n{CELL}",
-        "broken-header.md:3: its header is no YAML (",
+        "broken-header.md:3: the page's header is not YAML (",
     ),
     "no-kernel.md": (
         f"---\nfile_format: mystnb\n---\n\n{CELL}",
-        "no-kernel.md:1: it names no kernel. Add one to its header: kernelspec: {name: python3}.",
+        "no-kernel.md:1: the page names no kernel. Add a kernel to its header: kernelspec: {name: ",
     ),
     "other-kernel.md": (
         HEADER.replace("python3", "fortran") + CELL,
-        "other-kernel.md:4: the kernel 'fortran' is not installed here. Install it",
+        "other-kernel.md:4: the kernel 'fortran' is not installed here. Install the kernel",
     ),
     "mode.md": (
         HEADER.replace("---\n\n", "mystnb:\n  execution_mode: off\n---\n\n") + CELL,
-        "mode.md:6: its 'mystnb' header is not valid (execution_mode is False). It must be one of",
+        "mode.md:6: the page's 'mystnb' header is not valid (execution_mode is False). ",
     ),
     "word.md": (
         HEADER.replace("---\n\n", "workercheck: alone\n---\n\n") + CELL,
-        "word.md:5: its 'workercheck' header is 'alone', no mapping. The only one is",
+        "word.md:5: the page's 'workercheck' header is 'alone', which is not a mapping. The only ",
     ),
     "tags.md": (
         HEADER + CELL.replace("}\n", "}\n:tags: hide-input\n", 1),
-        "tags.md:8: the tags of a cell are 'hide-input', no list. Write them like",
+        "tags.md:8: the tags of a cell are 'hide-input', which is not a list. Write the tags like",
     ),
     "load.md": (
         HEADER + "```{code-cell}\n:load: gone.py\n```\n",
         "load.md:8: a cell loads gone.py, which cannot be read (",
     ),
-    "damaged.ipynb": ("{", "damaged.ipynb:1: cannot be read as a notebook (Notebook does not"),
+    "damaged.ipynb": (
+        "{",
+        "damaged.ipynb:1: the page cannot be read as a notebook (Notebook does not",
+    ),
     "old.ipynb": (
         json.dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])),
-        "old.ipynb:1: it names no kernel. Choose one in Jupyter and save the notebook.",
+        "old.ipynb:1: the page names no kernel. Choose a kernel in Jupyter and save the notebook.",
     ),
 }
 
@@ -311,8 +323,8 @@ def test_page_that_cannot_be_run_is_named_on_one_line(refused: Done, name: str) 
 
 def test_nothing_else_is_said_and_nothing_runs(refused: Done) -> None:
     assert (2, "") == (refused.status, refused.out)
-    assert "good.md: it is named twice. Name each page once." in refused.err
-    assert "link.md: it is named twice. Name each page once." in refused.err
+    assert "good.md: the page is named twice. Name each page once." in refused.err
+    assert "link.md: the page is named twice. Name each page once." in refused.err
     assert len(BAD) + 2 == len(refused.err.splitlines())
 
 

@@ -176,7 +176,7 @@ def test_execute_finds_what_a_build_finds(site: Site) -> None:
     [
         ("extensions = ['myst_nb']\n", (), "workercheck is not in the extensions"),
         ("1 / 0\n", (), "ZeroDivisionError"),
-        (CONF, ("--shard", "5/4"), "'5/4' is no shard; the second of four is 2/4"),
+        (CONF, ("--shard", "5/4"), "'5/4' is no shard; write the second of four as 2/4"),
         (CONF, (), "no page was executed, so nothing was checked"),
     ],
 )
@@ -211,13 +211,15 @@ def shard(number: int, of: int, docnames: list[str], pages: list[str], key: str 
 
 
 WRONG = {
-    "b: ran in another environment than a.": shard(2, 2, ["p", "q"], ["q"], "another"),
-    "b: is of shard 1/2, and so is a.": shard(1, 2, ["p", "q"], ["q"]),
-    "b: is of shard 2/3, but a is of shard 1/2.": shard(2, 3, ["p", "q"], ["q"]),
+    "b: the shard ran in another environment than a.": shard(2, 2, ["p", "q"], ["q"], "another"),
+    "b: the report is of shard 1/2, and so is a.": shard(1, 2, ["p", "q"], ["q"]),
+    "b: the report is of shard 2/3, but a is of shard 1/2.": shard(2, 3, ["p", "q"], ["q"]),
     "b: the project had other pages than in a.": shard(2, 2, ["p"], []),
-    "q: is in no shard. Begin all": shard(2, 2, ["p", "q"], []),
-    "p: is in 2 shards. Begin all": shard(2, 2, ["p", "q"], ["p", "q"]),
-    "b: is no report of a shard": Report({"key": "k"}, [], {}).to_json(),
+    "q: the page is in no shard. Begin all": shard(2, 2, ["p", "q"], []),
+    "p: the page is in 2 shards. Begin all": shard(2, 2, ["p", "q"], ["p", "q"]),
+    "b: the file is no report of workercheck execute --shard": Report(
+        {"key": "k"}, [], {}
+    ).to_json(),
     "b: the report is truncated": "{",
     "b: the report is damaged": shard(3, 2, ["p", "q"], ["q"]),
 }

@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, and watch the tests if that is asked for."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}: with --workercheck, a worker must fail in this test, and is no finding.",
+        f"{MARKER}: with --workercheck, a worker must fail in this test, which is no finding.",
     )
     if config.option.workercheck:
         from workercheck.fronts import pytest_tests
@@ -45,8 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
             tests = pytest_tests.Tests(_evidence())
         except OSError as exc:
             raise pytest.UsageError(
-                "--workercheck: this process is watched already, and not by `workercheck run`, "
-                f"so that the work of tests cannot be judged ({exc})"
+                "--workercheck: something other than `workercheck run` watches this process, so "
+                f"the work of the tests cannot be judged ({exc})"
             ) from exc
         config.pluginmanager.register(tests, "workercheck-tests")
 
@@ -67,7 +67,7 @@ def _begin_anew(config: pytest.Config) -> None:
     if list(config.invocation_params.args) != sys.argv[1:]:
         raise pytest.UsageError(
             "--workercheck: a program has called pytest.main() with arguments of its own; start "
-            "it as `workercheck run -- COMMAND`, so that it is watched from its beginning"
+            "that program with `workercheck run -- COMMAND`, which watches it from the beginning"
         )
     sys.stdout.flush()
     sys.stderr.flush()

@@ -24,8 +24,8 @@ GUARD = (
 
 GONE = (
     "The message refers to something that no longer exists: a manager that was shut down, shared "
-    "memory that was unlinked, or the process that sent the message. Keep it until the work is "
-    "done."
+    "memory that was unlinked, or the process that sent the message. Keep the manager, the memory "
+    "or the process until the work is done."
 )
 
 AUTHKEY = (
@@ -189,20 +189,20 @@ def failed_dump(
         )
     if library is not None and library.by_value and is_to_blame and "<" in (thing or ""):
         return (
-            f"{_to_the_top_level(name)}: pickle stores a function by its name, and found none. By "
-            f"default, {library.name} pickles functions by value."
+            f"{_to_the_top_level(name)}: pickle stores a function by its name, and this name "
+            f"cannot be looked up. By default, {library.name} pickles functions by value."
         )
     if library is not None and library.by_value:
         return (
-            f"Send plain data: something in {name}, or that it refers to, cannot be pickled, such "
-            "as a lock, a file or a generator. Make it inside the worker."
+            f"Send plain data: something in {name}, or something that it refers to, cannot be "
+            "pickled, such as a lock, a file or a generator. Create that object inside the worker."
         )
     if is_to_blame and error.startswith("cannot pickle"):
         return f"Send plain data, and make the {name} inside the worker: it cannot be pickled."
     if not is_to_blame:
         return (
             f"Send plain data: something that is sent with {name} cannot be pickled, such as a "
-            "lock, a file, a generator or a lambda. Make it inside the worker."
+            "lock, a file, a generator or a lambda. Create that object inside the worker."
         )
     return unpicklable(name, executor)
 

@@ -83,14 +83,14 @@ def doubt_about(report: Report, events: Sequence[ev.Event]) -> Finding | None:
     return remains.not_watched(
         "no Python process of the command had the recorder in it but those of "
         f"{', '.join(sorted(started))}, which run no code themselves",
-        "If the command was to execute pages, see above why it did not, and remove what it has "
-        f"kept of earlier runs. {_LET}",
+        "If the command should have executed pages, see above why it did not, and remove the "
+        f"outputs that it kept from earlier runs. {_LET}",
     )
 
 
 _LET = (
-    "Install workercheck in the environment in which the command's Python runs, and let the "
-    "variable WORKERCHECK_EVIDENCE through to it: for tox, add it to pass_env, or call tox with "
+    "Install workercheck in the environment in which the command's Python runs, and pass the "
+    "variable WORKERCHECK_EVIDENCE on to it: for tox, add it to pass_env, or call tox with "
     "TOX_OVERRIDE=testenv.pass_env+=WORKERCHECK_EVIDENCE."
 )
 

@@ -54,7 +54,9 @@ def read(outdir: Path) -> tuple[Report | None, list[str]]:
     if found.unfinished:
         return found, [f"{outdir}: the build did not finish ({found.unfinished}). Build again."]
     if found.shard is not None:
-        return found, [f"{outdir}: the report is of shard {found.shard.name} only. Merge them all."]
+        return found, [
+            f"{outdir}: the report is of shard {found.shard.name} only. Merge all reports."
+        ]
     doubts = [*_of_another_build(outdir, found), *_unmentioned(outdir, found)]
     if not any(page.executed for page in found.pages):
         doubts.append(f"{outdir}: no page was executed, so nothing was checked.")

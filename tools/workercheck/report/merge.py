@@ -25,14 +25,14 @@ def merge(reports: Mapping[str, Report]) -> tuple[Report, list[str]]:
     first, *others = reports
     whole = Report(environment=reports[first].environment, pages=[], site={})
     doubts = [
-        f"{name}: ran in another environment than {first}."
+        f"{name}: the shard ran in another environment than {first}."
         for name in others
         if reports[name].environment["key"] != whole.environment["key"]
     ]
     shards: dict[str, Shard] = {}
     for name, report in reports.items():
         if report.shard is None:
-            doubts.append(f"{name}: is no report of a shard (workercheck execute --shard).")
+            doubts.append(f"{name}: the file is no report of workercheck execute --shard.")
         else:
             shards[name] = report.shard
         if report.unfinished:
@@ -55,12 +55,15 @@ def _gaps(shards: Mapping[str, Shard]) -> list[str]:
         shard = shards[name]
         if shard.of != of:
             doubts.append(
-                f"{name}: is of shard {shard.name}, but {first} is of shard {shards[first].name}."
+                f"{name}: the report is of shard {shard.name}, but {first} is of shard "
+                f"{shards[first].name}."
             )
         elif shard.docnames != shards[first].docnames:
             doubts.append(f"{name}: the project had other pages than in {first}.")
         elif shard.number in seen:
-            doubts.append(f"{name}: is of shard {shard.name}, and so is {seen[shard.number]}.")
+            doubts.append(
+                f"{name}: the report is of shard {shard.name}, and so is {seen[shard.number]}."
+            )
         seen[shard.number] = name
     missing = sorted(set(range(1, of + 1)) - seen.keys())
     return doubts + [f"the report of shard {number}/{of} is missing." for number in missing]
@@ -71,7 +74,7 @@ def _pages_amiss(whole: Report, shard: Shard) -> list[str]:
     times = {name: found.count(name) for name in sorted({*shard.docnames, *found})}
     way_out = "Begin all shards with the same store, which knows how long pages took."
     doubts = [
-        f"{name}: is in {f'{number} shards' if number else 'no shard'}. {way_out}"
+        f"{name}: the page is in {f'{number} shards' if number else 'no shard'}. {way_out}"
         for name, number in times.items()
         if number != 1
     ]

@@ -82,8 +82,8 @@ class Progress:
         for file, others in files.items():
             self._screen.say(
                 f"{page.docname} runs again alone: {' and '.join(others)}, which ran at the same "
-                f"time, may have changed {file} too. Give each page a file of its own, or one of "
-                "them workercheck: {exclusive: true} in its header"
+                f"time, may have changed {file} too. Give each page a file of its own, or give "
+                "one of them the header workercheck: {exclusive: true}"
             )
 
     def underway(self, running: Sequence[Underway]) -> None:

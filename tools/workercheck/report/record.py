@@ -198,7 +198,8 @@ def read_file(path: Path) -> Report:
         )
         if data["verdict"] != report.verdict:
             raise ReportError(
-                f"{path}: it says {data['verdict']!r}, its findings {report.verdict!r}."
+                f"{path}: the report says {data['verdict']!r}, but its findings say "
+                f"{report.verdict!r}."
             )
     except (KeyError, TypeError, AttributeError, ValueError) as exc:
         raise ReportError(f"{path}: the report is damaged ({type(exc).__name__}: {exc}).") from exc

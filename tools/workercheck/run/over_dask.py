@@ -89,8 +89,8 @@ class Cluster:
         without = [worker for worker, told in answers.items() if told is None]
         if without:
             raise ClusterError(
-                f"workers without the folder of the pages, {self._base}: {', '.join(without)}. Let "
-                "them share a file system with the build, on which it has this path, or run "
+                f"workers without the folder of the pages, {self._base}: {', '.join(without)}. "
+                "Give the workers a file system on which the folder has this path, or run "
                 "workercheck execute --shard on each machine"
             )
         refused = [

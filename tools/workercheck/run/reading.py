@@ -70,12 +70,12 @@ def text_of(name: str, path: Path, encoding: str, way_out: str) -> str:
         name.encode()
         return path.read_text(encoding=encoding)
     except UnicodeEncodeError:
-        raise PageError("the name of the file is not UTF-8", 0, "Rename it.") from None
+        raise PageError("the name of the file is not UTF-8", 0, "Rename the file.") from None
     except UnicodeDecodeError as exc:
         form = encoding.removesuffix("-sig")
         raise PageError(f"the file is not {form} ({exc.reason})", 1, way_out) from exc
     except OSError as exc:
-        raise PageError(str(exc.strerror), 0, "Let the file be read.") from exc
+        raise PageError(str(exc.strerror), 0, "Allow reading the file.") from exc
 
 
 def check_kernel(page: Page, text: str) -> None:
@@ -94,7 +94,8 @@ def check_kernel(page: Page, text: str) -> None:
         raise NoKernelError(
             f"the kernel {page.kernel_name!r} is not installed here",
             line_of(text, "kernelspec", "name"),
-            f"Install it (one for Python: pip install ipykernel), or name one that is: {there}.",
+            "Install the kernel (for Python: pip install ipykernel), or name an installed one: "
+            f"{there}.",
         ) from None
 
 
@@ -109,12 +110,14 @@ def unreadable(text: str, exc: Exception) -> PageError:
     if isinstance(exc, nbformat.ValidationError) and "tags" in exc.absolute_path:
         tags = re.search(rf"^:?tags:.*{re.escape(str(exc.instance))}", text, re.MULTILINE)
         return PageError(
-            f"the tags of a cell are {exc.instance!r}, no list",
+            f"the tags of a cell are {exc.instance!r}, which is not a list",
             text.count("\n", 0, tags.start()) + 1 if tags else 1,
-            "Write them like :tags: [hide-input].",
+            "Write the tags like :tags: [hide-input].",
         )
     place = re.search(r"\bat line (\d+)", str(exc))
-    return PageError(f"cannot be read as a notebook ({exc})", int(place[1]) if place else 1)
+    return PageError(
+        f"the page cannot be read as a notebook ({exc})", int(place[1]) if place else 1
+    )
 
 
 def header_of(text: str) -> Any:
@@ -132,7 +135,9 @@ def header_of(text: str) -> Any:
         mark = getattr(exc, "problem_mark", None)
         problem = getattr(exc, "problem", None) or exc
         raise PageError(
-            f"its header is no YAML ({problem})", mark.line + 2 if mark else 1, "Fix the header."
+            f"the page's header is not YAML ({problem})",
+            mark.line + 2 if mark else 1,
+            "Fix the header.",
         ) from exc
 
 
@@ -153,7 +158,7 @@ def check_header(text: str, header: Any, settings: str) -> None:
         With the line of the part.
     """
     if not isinstance(header, dict):
-        raise PageError(f"its header is {header!r}, no mapping")
+        raise PageError(f"the page's header is {header!r}, which is not a mapping")
     for key, example in (
         ("kernelspec", "kernelspec: {name: python3}"),
         ("jupytext", "jupytext: {text_representation: {format_name: myst}}"),
@@ -161,9 +166,9 @@ def check_header(text: str, header: Any, settings: str) -> None:
     ):
         if key in header and not isinstance(header[key], dict):
             raise PageError(
-                f"its {key!r} header is {header[key]!r}, no mapping",
+                f"the page's {key!r} header is {header[key]!r}, which is not a mapping",
                 line_of(text, key),
-                f"Write it like {example}.",
+                f"Write the header like {example}.",
             )
 
 
@@ -193,23 +198,23 @@ def why_not_executed(mode: str, notebook: nbformat.NotebookNode, *, in_header: b
 
 def is_exclusive(text: str, header: Any) -> bool:
     """Read the one word that a page's header may say to us."""
-    way_out = "The only one is: workercheck: {exclusive: true}."
+    way_out = "The only setting is: workercheck: {exclusive: true}."
     if not isinstance(header, dict):
         raise PageError(
-            f"its {KEY!r} header is {header!r}, no mapping",
+            f"the page's {KEY!r} header is {header!r}, which is not a mapping",
             line_of(text, KEY),
             way_out,
         )
     for name, value in header.items():
         if name != "exclusive":
             raise PageError(
-                f"its {KEY!r} header has no setting {name!r}",
+                f"the page's {KEY!r} header has no setting {name!r}",
                 line_of(text, KEY, str(name)),
                 way_out,
             )
         if not isinstance(value, bool):
             raise PageError(
-                f"its {KEY!r} header sets {name} to {value!r}, which is neither true nor false",
+                f"the page's {KEY!r} header sets {name} to {value!r}, neither true nor false",
                 line_of(text, KEY, name),
                 way_out,
             )

@@ -136,5 +136,5 @@ def _cluster(address: str, base: Path) -> Iterator[Cluster | None]:
 def _shard(word: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", word)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"{word!r} is no shard; the second of four is 2/4")
+        raise argparse.ArgumentTypeError(f"{word!r} is no shard; write the second of four as 2/4")
     return int(match[1]), int(match[2])

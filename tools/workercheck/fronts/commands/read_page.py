@@ -55,14 +55,14 @@ def read(docname: str, path: Path, text: str) -> Page:
     exclusive = reading.is_exclusive(text, notebook.metadata.get(reading.KEY, {}))
     cells = reading.cells_of(path, notebook, reading.lines_of(path, text, notebook))
     if not cells:
-        raise PageError("it has no code cell to run", 0, "Leave it out.")
+        raise PageError("the page has no code cell to run", 0, "Leave the page out.")
     if not notebook.metadata.get("kernelspec", {}).get("name"):
         raise PageError(
-            "it names no kernel",
+            "the page names no kernel",
             1,
-            "Choose one in Jupyter and save the notebook."
+            "Choose a kernel in Jupyter and save the notebook."
             if path.suffix == NOTEBOOK
-            else "Add one to its header: kernelspec: {name: python3}.",
+            else "Add a kernel to its header: kernelspec: {name: python3}.",
         )
     mode, timeout = settings["execution_mode"], settings["execution_timeout"]
     return Page(
@@ -130,9 +130,9 @@ def _notebook(path: Path, text: str) -> nbformat.NotebookNode:
     form = header.get("jupytext", {}).get("text_representation", {})
     if header.get("file_format") != "mystnb" and form.get("format_name") != "myst":
         raise NoNotebookError(
-            "it is no notebook: its header does not say so",
+            "the page is no notebook: its header does not say so",
             1,
-            "Leave it out, or begin it with a header that says file_format: mystnb and "
+            "Leave the page out, or begin it with a header that says file_format: mystnb and "
             "kernelspec: {name: python3}.",
         )
     notebook.metadata.update(nbformat.from_dict(header))
@@ -175,9 +175,9 @@ def _settings(text: str, header: Mapping[str, Any]) -> dict[str, Any]:
     for name, (is_right, allowed) in checks.items():
         if name in header and not is_right(header[name]):
             raise PageError(
-                f"its {SETTINGS!r} header is not valid ({name} is {header[name]!r})",
+                f"the page's {SETTINGS!r} header is not valid ({name} is {header[name]!r})",
                 reading.line_of(text, SETTINGS, name),
-                f"It must be {allowed}; YAML takes the words on, off, yes and no for true and "
+                f"{name} must be {allowed}; YAML takes the words on, off, yes and no for true and "
                 "false unless they are quoted.",
             )
     return {name: header.get(name, default) for name, default in _DEFAULTS.items()}

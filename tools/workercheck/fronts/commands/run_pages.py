@@ -138,17 +138,19 @@ def _check(path: Path, pages: Sequence[Page]) -> None:
     """Refuse what is no page, or a page for the second time."""
     suffixes = f"{read_page.NOTEBOOK} or {read_page.MARKDOWN}"
     if path.is_dir():
-        raise PageError("it is a folder", 0, f"Name the pages in it, which end in {suffixes}.")
+        raise PageError(
+            "the path is a folder", 0, f"Name the pages in it, which end in {suffixes}."
+        )
     if not path.exists():
         raise PageError("no such file", 0, "A command comes after --: workercheck run -- COMMAND.")
     if path.suffix not in (read_page.NOTEBOOK, read_page.MARKDOWN):
         raise PageError(
-            f"it is not a page: its name does not end in {suffixes}",
+            f"the file is not a page: its name does not end in {suffixes}",
             0,
-            "A program is run like workercheck run -- python script.py.",
+            "To run a program, write workercheck run -- python script.py.",
         )
     if any(path.samefile(page.path) for page in pages):
-        raise PageError("it is named twice", 0, "Name each page once.")
+        raise PageError("the page is named twice", 0, "Name each page once.")
 
 
 def _cache(folder: Path, key: str) -> PageCache:

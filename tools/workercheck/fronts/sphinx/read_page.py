@@ -62,7 +62,7 @@ def read(
         nb_config = nb_config.copy(**overrides)
     except Exception as exc:
         raise PageError(
-            f"its {nb_config.metadata_key!r} header is not valid ({exc})",
+            f"the page's {nb_config.metadata_key!r} header is not valid ({exc})",
             reading.line_of(text, nb_config.metadata_key),
             "Fix the header; YAML takes the words on, off, yes and no for true and false unless "
             "they are quoted.",
