@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from workercheck import libraries
@@ -24,14 +25,42 @@ GUARD = (
 
 GONE = (
     "The message refers to something that no longer exists: a manager that was shut down, shared "
-    "memory that was unlinked, or the process that sent the message. Keep the manager, the memory "
-    "or the process until the work is done."
+    "memory that was unlinked, a lock or a queue that the page no longer holds, or the process "
+    "that sent the message. Keep the manager, the memory, the lock or the process until the work "
+    "is done."
 )
 
 AUTHKEY = (
     "A proxy is sent without the authkey of its manager: leave out authkey=, or set "
     "multiprocessing.current_process().authkey in each worker, in an initializer."
 )
+
+
+INHERITED = (
+    "A worker gets a lock, a queue or a shared value only while it starts: pass it to the "
+    "executor in initargs=, with an initializer=, or to a Process as an argument. The proxy of a "
+    "manager, such as multiprocessing.Manager().Lock(), can be sent at any time."
+)
+
+_UNSENT = re.compile(r"cannot pickle '?([\w.]+)'? (?:object|instance)")
+"""What an error says cannot be pickled."""
+
+_INSTEAD = {
+    "coroutine": (
+        "Send the coroutine function, and let the worker run it with asyncio.run: a coroutine "
+        "cannot be pickled.",
+        "Let the function in the worker run its coroutine, with asyncio.run.",
+    ),
+    "generator": (
+        "Send a list of what the generator yields, or make the generator inside the worker.",
+        "Return a list of what the generator yields.",
+    ),
+    "module": (
+        "Import the module inside the worker: a module cannot be pickled.",
+        "Return what is needed of the module: a module cannot be pickled.",
+    ),
+}
+"""What to send instead, and what to return."""
 
 
 def look(what: str, thing: str | None) -> str | None:
@@ -178,15 +207,22 @@ def failed_dump(
             f"Give {name} a name of its own, or send something else: pickle sends the name "
             f"{thing}, which means another object, as after a decorator or a reload of its module."
         )
-    if is_result and thing == "coroutine":
-        return "Let the function in the worker run its coroutine, with asyncio.run."
+    if "through inheritance" in error:
+        return INHERITED
+    if error.startswith("pool objects cannot be passed"):
+        return (
+            f"Leave the pool out of what is sent: make {name} a function that has no pool, or "
+            "delete the pool in the __getstate__ of the object that has it."
+        )
+    unsent = _UNSENT.search(error)
+    kind = unsent[1] if unsent is not None else None
+    if kind in _INSTEAD:
+        return _INSTEAD[kind][is_result]
+    part, such = (f"the {kind}", "") if kind else ("something", ", such as a lock or a file")
     if is_result and is_to_blame:
         return f"Return plain data that pickle can store, instead of {name}."
     if is_result:
-        return (
-            f"Return plain data: something in {name} cannot be pickled, such as a lock, a file, a "
-            "generator or a lambda."
-        )
+        return f"Return plain data: {part} in the result, or in the error, cannot be pickled{such}."
     if library is not None and library.by_value and is_to_blame and "<" in (thing or ""):
         return (
             f"{_to_the_top_level(name)}: pickle stores a function by its name, and this name "
@@ -194,15 +230,15 @@ def failed_dump(
         )
     if library is not None and library.by_value:
         return (
-            f"Send plain data: something in {name}, or something that it refers to, cannot be "
-            "pickled, such as a lock, a file or a generator. Create that object inside the worker."
+            f"Send plain data: {part} in {name}, or in something that {name} refers to, cannot be "
+            f"pickled{such}. Create that object inside the worker."
         )
     if is_to_blame and error.startswith("cannot pickle"):
         return f"Send plain data, and make the {name} inside the worker: it cannot be pickled."
     if not is_to_blame:
         return (
-            f"Send plain data: something that is sent with {name} cannot be pickled, such as a "
-            "lock, a file, a generator or a lambda. Create that object inside the worker."
+            f"Send plain data: {part} that is sent with {name} cannot be pickled{such}. Create "
+            "that object inside the worker."
         )
     return unpicklable(name, executor)
 

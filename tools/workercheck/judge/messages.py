@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from workercheck import libraries
 from workercheck.evidence import records as ev
 from workercheck.judge import hints, wording
@@ -140,16 +142,17 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     executor = _executor(work, wording.executor_from(e.stack))
     name = e.exception.rsplit(".", 1)[-1]
     error = wording.clean(f"{name}: {e.message}" if e.message else name)
-    thing = wording.unsent_object(e, work.place.names if work.place is not None else [])
-    what = thing or "an object"
     # A worker may hand a function to workers of its own.
     own = history.work_at(e.pid, e.place) if e.place else None
     is_task = own is not None and own.place is not None and bool(own.place.names)
     is_result = (e.is_result or history.is_worker(e.pid)) and not is_task
     kind: FindingKind = "pickle-result" if is_result else "pickle-task"
+    names = work.place.names if work.place is not None else []
+    thing = wording.unsent_object(e, names, is_result=is_result)
+    what = thing or "an object"
     is_to_blame = wording.is_named_by(e.message, thing)
     message = (
-        f"a worker could not pickle {what if is_to_blame else f'something in {what}'}, and never "
+        f"a worker could not pickle {_outcome(thing, names, is_to_blame=is_to_blame)}, and never "
         "sent it back"
         if is_result
         else f"{what} could not be pickled, and was never sent"
@@ -176,3 +179,14 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
             thing, executor, e.message, is_result=is_result, is_to_blame=is_to_blame
         ),
     )
+
+
+def _outcome(thing: str | None, names: Sequence[str], *, is_to_blame: bool) -> str:
+    """Say what a worker was to send back, and as the outcome of which function."""
+    function = wording.reader_object(names)
+    part = thing if is_to_blame else f"something in {thing or 'an object'}"
+    if function is None:
+        return str(part)
+    if thing in (None, function):
+        return f"the outcome of {function}"
+    return f"{part}{' in' if is_to_blame else ','} the outcome of {function}"

@@ -142,7 +142,7 @@ def reader_object(names: Sequence[str]) -> str | None:
     return next(iter(main or own), None)
 
 
-def unsent_object(e: ev.PickleFailed, handed_out: Sequence[str]) -> str | None:
+def unsent_object(e: ev.PickleFailed, handed_out: Sequence[str], *, is_result: bool) -> str | None:
     """Name what could not be pickled: the reader's object, and not what a library sends it in.
 
     Parameters
@@ -151,12 +151,20 @@ def unsent_object(e: ev.PickleFailed, handed_out: Sequence[str]) -> str | None:
         The event.
     handed_out
         The names of the function that was handed out there, and of those that it holds.
+    is_result
+        Whether a worker was to send it back.
     """
+    if e.object == "coroutine" and not is_result:  # of a function that was called too early
+        return next(iter(handed_out), e.object)
+    if is_result and e.object in _CONTAINERS:  # maybe that of an executor, for several results
+        return reader_object(handed_out) or e.object
     if e.object is not None and not libraries.is_of_library(e.object):
         return e.object
     named = _UNPICKLABLE.match(e.message)
     return next(iter(handed_out), named[1] if named else e.object)
 
+
+_CONTAINERS = ("dict", "list", "set", "tuple")
 
 _UNPICKLABLE = re.compile(r"cannot pickle '([\w.]+)' object")
 
