@@ -118,7 +118,7 @@
     }
 
     const adaptive = plot("adaptive", "The points that adaptive chose, joined by lines");
-    const grid = truth && plot("uniform grid", "As many points of a uniform grid, joined by lines");
+    const grid = truth && plot("uniform grid", "The same number of points on a uniform grid, joined by lines");
     const workers = new Set(points.map((point) => point[2])).size;
     const lanes = Array.from({ length: workers }, (_, worker) => lane(worker));
 
