@@ -253,7 +253,7 @@ def test_page_links_its_programs_and_says_where_it_does_not_work(built: Path) ->
         assert f'download href="page{suffix}">{form}</a>' in html
         assert (built / "html" / f"page{suffix}").is_file()
     assert (
-        "It does not work as a script on Python before 3.14 with spawn as the start method: "
+        "This page does not work as a script on Python before 3.14 with spawn as the start method: "
         "It wants &lt;more&gt;."
     ) in html
     assert "The section “Second” does not work by itself: It needs the first." in html

@@ -439,7 +439,9 @@ def link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     about = ""
     if ABOUT in app.env.found_docs and docname != ABOUT:
         there = relative_uri(uri, app.builder.get_target_uri(ABOUT))
-        about = f' (<a class="reference internal" href="{there}">how, and where it works</a>)'
+        about = (
+            f' (<a class="reference internal" href="{there}">how to run it, and where it works</a>)'
+        )
     limits = "".join(f"<p>{html.escape(_sentence(limit))}</p>" for limit in program.limits)
     title.parent.insert(
         title.parent.index(title) + 1,
@@ -452,7 +454,7 @@ def link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def _sentence(limit: Limit) -> str:
-    what = f"The section “{limit.section}” does" if limit.section else "It does"
+    what = f"The section “{limit.section}” does" if limit.section else "This page does"
     return f"{what} not work {limit.where}: {limit.reason}"
 
 

@@ -46,7 +46,7 @@ class ReadersTable(SphinxDirective):
         data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"runs": []}
         runs = [run for run in data["runs"] if (run["page"], run["section"]) in known]
         if not runs:
-            return self.parse_text_to_nodes("Nothing has been tried yet: run `nox -s readers`.")
+            return self.parse_text_to_nodes("No page has been run yet: run `nox -s readers`.")
         text = "\n".join(_text(runs, data["environments"], known))
         return self.parse_text_to_nodes(text)
 
@@ -66,16 +66,16 @@ def _text(
     dates = sorted({run["date"] for run in runs})
     platforms = sorted({environments[run["environment"]]["platform"] for run in runs})
     yield (
-        f"Tried {len(runs)} times, {' to '.join(sorted({dates[0], dates[-1]}))},"
+        f"The program made {len(runs)} runs, {' to '.join(sorted({dates[0], dates[-1]}))},"
         f" on {' and '.join(platforms)}: {good} worked"
-        + (f", {explained} could not, as the pages say" if explained else "")
+        + (f", {explained} could not work, as their pages say" if explained else "")
         + (f", {len(runs) - good - explained} failed" if len(runs) > good + explained else "")
         + "."
     )
     if seconds:
         yield (
-            f"Half of them took less than {statistics.median(seconds):.0f} s,"
-            f" the longest {max(seconds):.0f} s."
+            f"Half of the runs that worked took less than {statistics.median(seconds):.0f} s,"
+            f" and the longest took {max(seconds):.0f} s."
         )
     notes: dict[tuple[str, ...], int] = {}
     pythons = sorted({run["python"] for run in runs}, key=lambda text: text.split(".")[1].zfill(3))
@@ -93,7 +93,7 @@ def _text(
         yield f"{STALE} marks runs of an earlier version of the page's code."
     for key, number in notes.items():
         yield from ("", f"{number}. {key[1]}")
-    yield from ("", "In the environments were:", "")
+    yield from ("", "The runs used these versions:", "")
     yield from _environments(runs, environments, pythons)
 
 
