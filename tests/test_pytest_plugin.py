@@ -338,7 +338,7 @@ UNPICKLE = (
     "with base 10: 'no number') sent through concurrent.futures.ProcessPoolExecutor"
 )
 UNSEEN = "a future of work.area failed and nobody looked at it (NameError: name 'missing'"
-ABSENT = "the test is marked expect_worker_error, and no worker failed: it passed."
+ABSENT = "the test is marked expect_worker_error, and no worker failed: the test passed."
 
 
 @pytest.mark.parametrize("processes", ["one", "two"])

@@ -104,8 +104,8 @@ def dead_kernels(history: History) -> list[Finding]:
             f"the kernel died ({wording.clean(e.message)})",
             history.line(e.cell) or (cells[0].line if cells else 0),
             cell=e.cell,
-            hint="Run the cell in a Python interpreter to see what ends it; install the "
-            "kernel that the page's header names if it did not start.",
+            hint="Run the cell in a Python interpreter to see what ends the process. If the "
+            "kernel did not start, install the kernel that the page's header names.",
         )
         for e in history.of(ev.KernelDied)
     ]
@@ -121,9 +121,9 @@ def absent(history: History, found: Sequence[Finding]) -> list[Finding]:
             continue
         error = errors[index]
         instead = (
-            f"it failed with {wording.clean(error.exception)} instead"
+            f"the cell failed with {wording.clean(error.exception)} instead"
             if error.exception
-            else "it passed"
+            else "the cell passed"
         )
         missing.append(
             Finding(
@@ -151,7 +151,7 @@ def absent_at(step: HandOut) -> Finding:
     where = f"{step.label}: " if step.label else ""
     return Finding(
         "expected-but-absent",
-        f"{where}the {what} {says}, and no worker failed: it passed",
+        f"{where}the {what} {says}, and no worker failed: the {what} passed",
         step.line,
         cell=step.cell,
         hint=f"Remove the {mark} if the failure is fixed, or change the {what} so that a worker "

@@ -179,7 +179,7 @@ class Kernel:
     def why_it_died(self) -> str:
         """Return what the kernel wrote when it ended by itself."""
         fatal = [line for line in self.log() if "Fatal Python error" in line]
-        return fatal[-1] if fatal else "it ended without a word"
+        return fatal[-1] if fatal else "it ended without an error message"
 
     async def end(self, *, is_cut_short: bool) -> None:
         """Shut the kernel down, and end what it left behind.
