@@ -107,7 +107,7 @@ def test_failure_is_told_with_line_and_way_out(site: Site) -> None:
     text = words(report(build))
     assert "3 pages with code, 1 failed (1 failure expected)" in text
     assert "Failure: source/broken.md:9: a worker could not unpickle __main__.area" in text
-    assert "or hand the work to loky, which pickles it by value. [unpickle-task]" in text
+    assert "or hand the work to loky, which pickles area by value. [unpickle-task]" in text
     assert "Expected: source/expected.md:9: a worker could not unpickle __main__.area" in text
 
 

@@ -156,14 +156,14 @@ def by_value(name: str, executor: str | None, through: str) -> str:
         return f"{move}: it was pickled by name, not by value."
     if through == "adaptive":
         return (
-            "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles it by "
-            f"value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
+            "Leave out executor= (adaptive's default since 1.5.1 is loky, which pickles functions "
+            f"by value), use loky.get_reusable_executor() elsewhere, or move {name} into a module."
         )
     if through:
-        return f"{move}, or have {through} use an executor that pickles it by value, such as loky."
+        return f"{move}, or have {through} use an executor that pickles by value, such as loky."
     if libraries.is_channel(executor):
         return f"{move}."
-    return f"{move}, or hand the work to loky, which pickles it by value."
+    return f"{move}, or hand the work to loky, which pickles {name} by value."
 
 
 def failed_dump(

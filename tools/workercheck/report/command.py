@@ -79,9 +79,9 @@ def doubt_about(report: Report, events: Sequence[ev.Event]) -> Finding | None:
     if started.difference(libraries.LAUNCHERS) or (started and report.verdict == "fail"):
         return None
     if not started:
-        return remains.not_watched("no Python process of the command had the recorder in it", _LET)
+        return remains.not_watched("no Python process of the command ran with the recorder", _LET)
     return remains.not_watched(
-        "no Python process of the command had the recorder in it but those of "
+        "the only Python processes of the command with the recorder were those of "
         f"{', '.join(sorted(started))}, which run no code themselves",
         "If the command should have executed pages, see above why it did not, and remove the "
         f"outputs that it kept from earlier runs. {_LET}",
