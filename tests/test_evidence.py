@@ -55,7 +55,7 @@ ring = None
 def sent(fingerprint, place, reply_to):
     global ring, offsets
     if ring is None:
-        ring, offsets = mapped.map_sent()
+        ring, offsets = mapped.map_ring(mapped.SENT)
     mapped.pack_record(ring, next(offsets), fingerprint, place, reply_to, events.Kept.clock_ns())
 
 def message_of(doing):

@@ -38,7 +38,15 @@ def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreter
         kernel,
         ev.CellStarted(pid=1, time=1, cell=0),
         ev.ChildStarted(
-            pid=7, time=1, child=8, place=0, target=None, argv=[], owned=False, replaces=False
+            pid=7,
+            time=1,
+            child=8,
+            place=0,
+            target=None,
+            argv=[],
+            owned=False,
+            pool=0,
+            replaces=False,
         ),
         starts(8, 7, "loky.backend.popen_loky_posix"),
         # Each interpreter says that it starts, and has the kernel's pid.
@@ -135,6 +143,7 @@ def test_worker_of_a_pool_that_dies_before_its_first_task_had_no_work(
             target=target,
             argv=[],
             owned=owned,
+            pool=0,
             replaces=False,
         ),
         # While it loaded the object that says what it has to run.

@@ -265,6 +265,7 @@ def test_stranger_that_an_event_names_is_left_alone(tmp_path: Path) -> None:
             target=None,
             argv=[],
             owned=True,
+            pool=0,
             replaces=False,
         )
         # Its pid was another one's, before it began.

@@ -92,6 +92,9 @@ class Library:
     senders : mapping
         The functions within which a message is sent for work that was handed out before, by
         module, each with how its place is found: see `workercheck.recorder.roles.SENDERS`.
+    numbered : mapping of str to tuple
+        The classes of the messages that carry the number of their work as ``work_id``, by module:
+        that of a task, and that of its result.
     commands : iterable of tuple
         Regular expression on the command line of a worker, and the name of how it was started.
     service : str
@@ -143,6 +146,7 @@ class Library:
         for_reader: "Iterable[str]" = (),
         runs: "Iterable[str]" = (),
         senders: "Functions | None" = None,
+        numbered: "Mapping[str, tuple[str, str]] | None" = None,
         commands: "Iterable[tuple[str, str]]" = (),
         service: str = "",
         stop: str = "",
@@ -169,6 +173,7 @@ class Library:
         self.for_reader = tuple(for_reader)
         self.runs = tuple(runs)
         self.senders = dict(senders or {})
+        self.numbered = dict(numbered or {})
         self.commands = tuple(commands)
         self.service = service
         self.stop = stop
@@ -197,11 +202,13 @@ _FUTURE = (
 )
 
 _EXECUTOR = (
-    ("ProcessPoolExecutor.submit", "submit fn"),
+    ("ProcessPoolExecutor.submit", "submit-numbered fn"),
     ("_SafeQueue.put", "tasks-put"),
     ("_ExecutorManagerThread.run", "manager-thread"),
     ("_ExecutorManagerThread.terminate_broken", "pool-broken"),
 )
+
+_NUMBERED = ("_CallItem", "_ResultItem")
 
 
 def _multiprocessing(package: str) -> "dict[str, list[tuple[str, str]]]":
@@ -353,6 +360,7 @@ LIBRARIES = (
         },
         runs=_loky_runs("joblib.externals.loky"),
         senders={"joblib.externals.loky.backend.queues": (("Queue._feed", "queued-object"),)},
+        numbered={"joblib.externals.loky.process_executor": _NUMBERED},
         wrapped={
             "joblib.externals.loky.backend.reduction": _LOKY_WRAPPED,
             "joblib.externals.cloudpickle.cloudpickle": ("dumps",),
@@ -399,6 +407,7 @@ LIBRARIES = (
         functions=_loky("loky"),
         runs=_loky_runs("loky"),
         senders={"loky.backend.queues": (("Queue._feed", "queued-object"),)},
+        numbered={"loky.process_executor": _NUMBERED},
         wrapped={"loky.backend.reduction": _LOKY_WRAPPED},
         commands=((r"popen_loky_posix", "loky"),),
         stop="executor.shutdown(), or get_reusable_executor().shutdown()",
@@ -443,6 +452,7 @@ LIBRARIES = (
         ),
         # The thread of a pool sends what its interpreter is to run.
         senders={"concurrent.futures.thread": (("_WorkItem.run", "future self.future"),)},
+        numbered={"concurrent.futures.process": _NUMBERED},
         answers=True,
         result_readers=("wait_result_broken_or_wakeup",),
         carriers=lambda: (
@@ -1027,6 +1037,12 @@ MODULES = tuple(module for library in LIBRARIES for module in library.modules)
 _PACKAGES = frozenset(module.partition(".")[0] for module in MODULES)
 RUNS = frozenset(function for library in LIBRARIES for function in library.runs)
 RESULT_READERS = frozenset(name for library in LIBRARIES for name in library.result_readers)
+NUMBERED = frozenset(
+    f"{module}.{name}"
+    for library in LIBRARIES
+    for module, names in library.numbered.items()
+    for name in names
+)
 FALLS_BACK = tuple(module for library in LIBRARIES for module in library.falls_back)
 PICKLERS = tuple(module for library in LIBRARIES for module in library.picklers)
 DOES_WITHOUT = frozenset(name for library in LIBRARIES for name in library.does_without)

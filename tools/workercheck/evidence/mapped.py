@@ -17,9 +17,11 @@ from typing import Any
 from workercheck.recorder import failure as _failure
 from workercheck.recorder import mapped as _mapped
 
-_NAME = re.compile(rf"({_mapped.DOING}|{_mapped.SENT})-([1-9][0-9]{{0,8}})-([0-9]{{1,19}})")
+_KINDS = (_mapped.DOING, _mapped.SENT, _mapped.RUNS)
+_NAME = re.compile(rf"({'|'.join(_KINDS)})-([1-9][0-9]{{0,8}})-([0-9]{{1,19}})")
 _RECORD = _mapped.SENT_RECORD
 _RING = _mapped.SENT_COUNT * _RECORD.size
+_AT_WORK = (_mapped.LOADING, _mapped.WORKING)
 _CHUNK = 4096
 """Bytes that are read at once: most processes send few messages."""
 
@@ -55,7 +57,7 @@ class _File:
         """Return the content; of a ring, up to its last record and some empty ones."""
         content = b""
         with contextlib.suppress(OSError), Path(self.path).open("rb", buffering=0) as file:
-            limit = _RING if self.kind == _mapped.SENT else _mapped.DOING_SIZE
+            limit = _mapped.DOING_SIZE if self.kind == _mapped.DOING else _RING
             while len(content) < limit and (part := file.read(_CHUNK)):
                 content += part
                 if not any(part[-_RECORD.size :]):
@@ -77,7 +79,7 @@ class MappedFiles:
         self._done: set[str] = set()
         """The files, by path, of processes that are gone."""
         self._rings: list[tuple[_File, bytes]] = []
-        """What processes sent that are gone. A file of each would fill the disk."""
+        """The rings of processes that are gone. A file of each would fill the disk."""
 
     def who_sent(
         self,
@@ -104,14 +106,41 @@ class MappedFiles:
         wanted = set(fingerprints) - {0}
         if not wanted:
             return found
-        rings = [(file, file.read()) for file in self._files() if file.kind == _mapped.SENT]
-        for file, ring in sorted([*self._rings, *rings], key=lambda ring: ring[0].ns):
+        for file, ring in self._rings_of(_mapped.SENT):
             for fingerprint, sent in _latest(file.pid, ring, wanted, before).items():
                 rank = file.pid in near, sent.is_known
                 known = ranks.get(fingerprint)
                 if known is None or rank > known or (rank == known and sent.is_known):
                     ranks[fingerprint], found[fingerprint] = rank, sent
         return found
+
+    def who_handed_out(self, number: int, pid: int, pool: int) -> Sent | None:
+        """Look work up by its number, None where it is not known where it was handed out.
+
+        Parameters
+        ----------
+        number
+            Of the work, as its executor counts.
+        pid
+            Of the process with the executor.
+        pool
+            The number of the executor's pool in this process.
+        """
+        latest = -1, 0
+        found = None
+        for file, ring in self._rings_of(_mapped.RUNS):
+            for key, place, within, moment in _records(ring) if file.pid == pid else ():
+                first = key >> 32
+                is_of_pool = key & 0xFFFFFFFF == pool and first <= number
+                if is_of_pool and (first, moment) >= latest:
+                    latest, found = (first, moment), Sent(pid, place, 0, within)
+        return found
+
+    def _rings_of(self, kind: str) -> list[tuple[_File, bytes]]:
+        """Return the rings of all processes, the oldest process first."""
+        rings = [(file, file.read()) for file in self._files() if file.kind == kind]
+        rings += [ring for ring in self._rings if ring[0].kind == kind]
+        return sorted(rings, key=lambda ring: ring[0].ns)
 
     def ended_at_work(self, is_alive: Callable[[int, float], bool]) -> Iterator[dict[str, Any]]:
         """Yield the fields of an `EndedAtWork` for each process that ended while it had a message.
@@ -132,9 +161,9 @@ class MappedFiles:
             self._done.add(file.path)
             with contextlib.suppress(OSError):
                 os.unlink(file.path)  # noqa: PTH108
-            if file.kind == _mapped.SENT:
+            if file.kind != _mapped.DOING:
                 self._rings.append((file, content.rstrip(b"\0")))
-            elif (ended := _what_it_did(content)) is not None:
+            elif (ended := _what_it_did(file.pid, content)) is not None:
                 yield {"child": file.pid, **ended}
 
     def _files(self) -> Iterator[_File]:
@@ -149,10 +178,13 @@ class MappedFiles:
                         yield _File(match[1], int(match[2]), int(match[3]), entry.path)
 
 
+def _records(ring: bytes) -> Iterator[tuple[int, ...]]:
+    return _RECORD.iter_unpack(ring + bytes(-len(ring) % _RECORD.size))
+
+
 def _latest(pid: int, ring: bytes, wanted: set[int], before: float) -> dict[int, Sent]:
     found: dict[int, tuple[int, Sent]] = {}
-    ring += bytes(-len(ring) % _RECORD.size)
-    for fingerprint, place, reply_to, moment in _RECORD.iter_unpack(ring):
+    for fingerprint, place, reply_to, moment in _records(ring):
         if fingerprint in wanted and found.get(fingerprint, (1,))[0] <= moment <= before:
             number = place & (_mapped.REPLY - 1)
             is_reply = bool(place & _mapped.REPLY)
@@ -161,17 +193,16 @@ def _latest(pid: int, ring: bytes, wanted: set[int], before: float) -> dict[int,
     return {fingerprint: sent for fingerprint, (_, sent) in found.items()}
 
 
-def _what_it_did(content: bytes) -> dict[str, Any] | None:
+def _what_it_did(pid: int, content: bytes) -> dict[str, Any] | None:
     """Read what a process did when it ended, None where it was idle."""
-    if len(content) < _mapped.DOING_HEAD.size:
+    if len(content) < _mapped.DOING_HEAD.size or content[0] not in _AT_WORK:
         return None
-    state, fingerprint = _mapped.DOING_HEAD.unpack_from(content)
-    if state not in (_mapped.LOADING, _mapped.WORKING):
-        return None
+    fingerprint = _mapped.fingerprint_in(content)
     # Without a fingerprint the bytes came from a file, and those here are of an older message.
     message = content[_mapped.DOING_HEAD.size :] if fingerprint else b""
+    number = _failure.work_id_of(message)
     return {
-        "is_loading": state == _mapped.LOADING,
-        "fingerprint": fingerprint,
+        "is_loading": content[0] == _mapped.LOADING,
+        "fingerprint": fingerprint if number is None else _mapped.numbered(number, pid),
         "globals": list(_failure.names_in(message, pickletools.genops)),
     }

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workercheck.evidence.mapped import MappedFiles
+from workercheck.evidence.mapped import MappedFiles, Sent
 from workercheck.evidence.records import (
+    ChildStarted,
     Damaged,
     EndedAtWork,
     Event,
@@ -24,6 +25,7 @@ from workercheck.evidence.records import (
     parse,
 )
 from workercheck.recorder import events as _events
+from workercheck.recorder import mapped as _mapped
 
 CAREFULLY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 """Flags that open a file of a page's folder: neither follow what the page puts there instead, nor
@@ -70,6 +72,8 @@ class Evidence:
         self._not_found: set[_Wanted] = set()
         self._parents: dict[int, int] = {}
         """By the pid of a process: that of its parent."""
+        self._pools: dict[int, tuple[int, int]] = {}
+        """By the pid of a worker: that of the process with its executor, and its pool there."""
 
     def create(self, project: Path | None = None) -> Evidence:
         """Make the files that the recorder expects.
@@ -223,6 +227,8 @@ class Evidence:
         for event in events:
             if isinstance(event, ProcessStarted):
                 self._parents[event.pid] = event.ppid
+            elif isinstance(event, ChildStarted):
+                self._pools[event.child] = event.pid, event.pool
             # Again for each event: two cells may send the same bytes, one after the other.
             elif number := _fingerprint(event):
                 to = event.child if isinstance(event, EndedAtWork) else event.pid
@@ -249,7 +255,7 @@ class Evidence:
             number, looked_up = fingerprint, {0}
             while number not in looked_up:
                 looked_up.add(number)
-                sent = self._mapped.who_sent({number}, before, near).get(number)
+                sent = self._who_sent(number, before, near)
                 if sent is None:
                     self._not_found.add((fingerprint, before, to))
                     break
@@ -265,6 +271,12 @@ class Evidence:
                 )
                 number = sent.reply_to or sent.within
         return any_found
+
+    def _who_sent(self, number: int, before: float, near: set[int]) -> Sent | None:
+        if not number & _mapped.NUMBERED:
+            return self._mapped.who_sent({number}, before, near).get(number)
+        work_id, pid = _mapped.divided(number)
+        return self._mapped.who_handed_out(work_id, *self._pools.get(pid, (0, 0)))
 
 
 def _fingerprint(event: Event) -> int:

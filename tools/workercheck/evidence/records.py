@@ -101,7 +101,9 @@ class LoadFailed(Event):
     interpreter: int
     """0 for the main interpreter of its process."""
     fingerprint: int
-    """Of the bytes of the whole message, 0 where they came from a file."""
+    """Of the bytes of the whole message, or the number of its work; 0 where they came from a file.
+
+    See `workercheck.recorder.mapped`."""
     exception: str
     message: str
     name: str | None
@@ -160,6 +162,8 @@ class ChildStarted(Event):
     """For a program, its first words; none for one that another run watches."""
     owned: bool
     """Whether the reader's own code started it, not a library."""
+    pool: int
+    """The number under which its parent handed work out to the pool that it is of, else 0."""
     replaces: bool
     """Whether it takes the place of a worker of the same pool that failed."""
 

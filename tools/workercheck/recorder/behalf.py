@@ -65,7 +65,7 @@ def test() -> str:
 
 def on_behalf(frame: FrameType | None = None) -> str | None:
     """Return the message id of the cell, or the test, on whose behalf this code runs."""
-    return cell(frame) if runs_kernel() else test() or None
+    return _cell(frame) if runs_kernel() else test() or None
 
 
 def is_anybodys(frame: FrameType | None) -> bool:
@@ -81,8 +81,10 @@ def cell(frame: FrameType | None = None) -> str | None:
     task of a thread pool for the cell that submitted it; a thread that a library started for
     itself works for no cell that is known.
     """
-    if not runs_kernel():
-        return None
+    return _cell(frame) if runs_kernel() else None
+
+
+def _cell(frame: FrameType | None) -> str | None:
     try:
         if _get_ident() != main_thread:
             import threading

@@ -37,6 +37,7 @@ def program_started(frame: FrameType, _: Any) -> None:
         target=None,
         argv=[events.text(os.fsdecode(word))[:200] for word in words[:8]],
         owned=frames.is_reader_behind(frame.f_back),
+        pool=0,
         replaces=False,
     )
 

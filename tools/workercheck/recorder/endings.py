@@ -20,6 +20,7 @@ from workercheck.recorder import (
     keyed,
     messages,
     monitor,
+    numbered,
     places,
     signals,
     this_process,
@@ -37,6 +38,9 @@ _id = events.identity
 
 class _Pool:
     """The workers that read one queue, or a process that reads none."""
+
+    number = 0
+    """By which the runs of its work are known, 0 for a process that reads no queue."""
 
     def __init__(self, place: int = 0, message: int = 0) -> None:
         self.place = place
@@ -78,6 +82,7 @@ def process_starts(frame: FrameType, _: Any) -> None:
         if queue is not None:
             with contextlib.suppress(TypeError):
                 _pools[queue] = pool
+                pool.number = numbered.pool_of(queue).number
     _starting[_id(process)] = (name, owned and not of_library, pool)
 
 
@@ -119,6 +124,7 @@ def process_started(frame: FrameType, _: Any) -> None:
         target=name,
         argv=[],
         owned=owned,
+        pool=pool.number,
         replaces=pool.has_lost_workers,
     )
 

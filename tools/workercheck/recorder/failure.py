@@ -6,9 +6,10 @@ library is imported.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
-from workercheck.libraries import MODULES
+from workercheck.libraries import MODULES, NUMBERED
 from workercheck.recorder import behalf, events, frames, naming
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -172,6 +173,31 @@ def names_in(message: bytes, genops: Callable[[bytes], Any]) -> Iterator[str]:
                     return
     except Exception:
         return
+
+
+_NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1")
+
+
+def work_id_of(message: Any) -> int | None:
+    """Return the number of its work that a message carries, None where it carries none.
+
+    Parameters
+    ----------
+    message : bytes-like
+        A pickle, possibly cut short.
+    """
+    import pickletools
+
+    content = bytes(message[:_PICKLE_LIMIT])
+    if next(names_in(content, pickletools.genops), None) not in NUMBERED:
+        return None
+    is_named = False
+    with contextlib.suppress(Exception):
+        for opcode, arg, _ in pickletools.genops(content):
+            if is_named and type(arg) is int and opcode.name in _NUMBERS:
+                return arg
+            is_named = is_named or arg == "work_id"
+    return None
 
 
 def _method_behind(raising: list[FrameType], names: list[str]) -> str | None:

@@ -1,8 +1,9 @@
-"""What a process is doing, and which messages it sent, in files that outlive it.
+"""What a process is doing, and what it sent, in files that outlive it.
 
-Each process maps two files into its memory: writing to them costs no system call, and what was
-written stays when the process is killed. ``doing-PID-NS`` holds what the process does now;
-``sent-PID-NS`` is a ring of the fingerprints of the messages that it made.
+Each process maps files into its memory: writing to them costs no system call, and what was written
+stays when the process is killed. ``doing-PID-NS`` holds what the process does now; ``sent-PID-NS``
+is a ring of the fingerprints of the messages that it made; ``runs-PID-NS`` is a ring of where it
+handed out work that an executor numbers, see `workercheck.recorder.numbered`.
 
 Only the standard library is imported, and as little of it as possible. Nothing here may raise.
 """
@@ -19,21 +20,31 @@ if TYPE_CHECKING:
 
 DOING = "doing"
 SENT = "sent"
+RUNS = "runs"
 
 IDLE, LOADING, WORKING = 0, 1, 2
 
 DOING_HEAD = Struct("<B7xQ")
-"""What the process does, and the fingerprint of the message; the message's first bytes follow."""
+"""What the process does, and the fingerprint of the message; the message's first bytes follow.
+
+Of a message that is there as a whole, its size is enough: see `fingerprint_in`."""
 DOING_SIZE = 4096
 
 SENT_RECORD = Struct("<QQQQ")
 """The fingerprint of a message, its place, the fingerprint of the message that it answers, or is
 sent on behalf of, and when it was made, in nanoseconds of the clock of the events."""
+"""In the ring of runs: the first number of a run and below that, in 32 bits, the pool; then the
+place, on behalf of which message, and when."""
 SENT_COUNT = 2048
-"""Records in the ring."""
+"""Records in a ring."""
 
 REPLY = 1 << 32
 """In the place of a record: the message is a result."""
+
+NUMBERED = 1 << 31
+"""In what a message is known by: it is the number of its work, and the pid of a process that gets
+work of the same executor, and no fingerprint."""
+_SIZE = NUMBERED - 1
 
 _EDGE = 4096
 _HEAD_LIMIT = DOING_SIZE - DOING_HEAD.size
@@ -59,7 +70,38 @@ def fingerprint(message: "Any") -> int:
     if size <= 2 * _EDGE:
         return crc32(message) << 32 | size or 1
     checksum = crc32(message[-_EDGE:], crc32(message[:_EDGE]))
-    return checksum << 32 | size & 0xFFFFFFFF or 1
+    return checksum << 32 | size & _SIZE or 1
+
+
+def numbered(work_id: int, pid: int) -> int:
+    """Return what a message is known by that carries the number of its work.
+
+    Parameters
+    ----------
+    work_id
+        The number, by which its executor knows the work.
+    pid
+        Of a process that gets work of the executor: each executor begins to count with 0.
+
+    Returns
+    -------
+    int
+        Up to 2**64 - 1, and no fingerprint of any message.
+    """
+    return (work_id & 0xFFFFFFFF) << 32 | NUMBERED | pid & _SIZE
+
+
+def divided(number: int) -> tuple[int, int]:
+    """Return what `numbered` has put together: the number of the work, and the pid."""
+    return number >> 32, number & _SIZE
+
+
+def fingerprint_in(doing: bytes) -> int:
+    """Return the fingerprint of the message in the mapped bytes of a process, 0 where none is."""
+    _, number = DOING_HEAD.unpack_from(doing)
+    if number > _HEAD_LIMIT:
+        return int(number)
+    return fingerprint(doing[DOING_HEAD.size :][:number]) if number else 0
 
 
 def begin_long(doing: "Any", message: "Any") -> int:
@@ -81,12 +123,12 @@ def map_doing() -> "Any":
     return _map(DOING, DOING_SIZE)
 
 
-def map_sent() -> "tuple[Any, Any]":
-    """Return the bytes for the messages that this process makes, and where each record goes."""
+def map_ring(name: str) -> "tuple[Any, Any]":
+    """Return the bytes of a ring, `SENT` or `RUNS`, and where each of its records goes."""
     import itertools
 
     size = SENT_COUNT * SENT_RECORD.size
-    return _map(SENT, size), itertools.cycle(range(0, size, SENT_RECORD.size))
+    return _map(name, size), itertools.cycle(range(0, size, SENT_RECORD.size))
 
 
 def _map(name: str, size: int) -> "Any":

@@ -62,8 +62,16 @@ _places: "Any" = None
 _mapped: "Any" = None
 _pack_doing: "Any" = None
 _pack_record: "Any" = None
+_numbered: "dict[type, bool]" = {}
+"""The classes of messages that carry the number of their work, and whether that is the result."""
+_own = 0
+"""What all such messages that this process loads have in common, see `mapped.numbered`."""
 _loaded = 0
-"""The fingerprint of the message that was loaded last, as the mapped bytes have it."""
+"""The fingerprint of the message that was loaded last, or the number of its work.
+
+Of one that is being loaded, it is computed when somebody asks: see `_loading`."""
+_loading: "Any" = None
+"""A short message while it is being loaded."""
 _of_threads: "dict[int, int]" = {}
 """By thread: the fingerprint of what it works on, where that is not the message loaded last."""
 _ring: "Any" = None
@@ -94,6 +102,14 @@ def watch_dill(module: "Any") -> None:
     module.loads = watched_load(module.loads)
 
 
+def watch_numbered(module: "Any", task: str, result: str) -> None:
+    """Know the messages of an executor that carry the number of their work, by their classes."""
+    for name, is_result in ((task, False), (result, True)):
+        cls = getattr(module, name, None)
+        if isinstance(cls, type):
+            _numbered[cls] = is_result
+
+
 def watch_dumps(module: "Any", names: "tuple[str, ...]") -> None:
     """Watch functions and class methods of a library that make a message."""
     for path in names:
@@ -114,7 +130,7 @@ def watched_load(real: "Any") -> type:
     """Wrap ``_pickle.load``, ``_pickle.loads`` or a function like them."""
 
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
-        global _loaded
+        global _loaded, _loading
         caller: FrameType | None
         if _is_worker is False:  # only failed loads matter
             try:
@@ -155,13 +171,12 @@ def watched_load(real: "Any") -> type:
                 _look_for_retry(args)
             return result
         message = _buffered(args)
+        _loaded = 0
         if message is None:
-            _loaded = 0
             _pack_doing(doing, 0, _LOADING, 0)
         elif len(message) <= _SHORT:
-            doing[16 : 16 + len(message)] = message
-            _loaded = _crc32(message) << 32 | len(message) or 1
-            _pack_doing(doing, 0, _LOADING, _loaded)
+            doing[16 : 16 + len(message)] = _loading = message
+            _pack_doing(doing, 0, _LOADING, len(message))
         else:
             _loaded = _mapped.begin_long(doing, message)
         try:
@@ -169,12 +184,22 @@ def watched_load(real: "Any") -> type:
         except BaseException as exc:
             doing[0] = _IDLE
             _load_failed(exc, caller, message)
+            _loaded, _loading = _known_by(message, caller), None
             return frameless.raise_later(cls, exc)
-        # What ends a worker, or has no answer, is no work.
-        if result is None or message is None or not _frames.is_machinery(caller):
-            doing[0] = _IDLE
-        else:
+        _loading = None
+        kind = type(result)
+        # A class with a metaclass of the reader's need not be hashable.
+        if type(kind) is type and kind in _numbered:  # only the loop of a worker loads these
+            _loaded = result.work_id << 32 | _own
             doing[0] = _WORKING
+        else:
+            if message is not None and len(message) <= _SHORT:
+                _loaded = _crc32(message) << 32 | len(message) or 1
+            # What ends a worker, or has no answer, is no work.
+            if result is None or message is None or not _frames.is_machinery(caller):
+                doing[0] = _IDLE
+            else:
+                doing[0] = _WORKING
         if message is None:
             _look_for_wrong_target(result, caller)
         elif b"__main__" in (message if type(message) is bytes else bytes(message[:65536])):
@@ -202,6 +227,20 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
 
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
         caller: FrameType | None
+        thing = args[at] if len(args) > at else None
+        kind = type(thing)
+        is_result = _numbered.get(kind) if type(kind) is type else None
+        if is_result is not None:
+            try:
+                result = real(*args, **kwargs)
+            except BaseException as exc:
+                caller, is_message = _caller()
+                if is_message:
+                    _dump_failed(exc, caller, thing, is_plain)
+                return frameless.raise_later(cls, exc)
+            if is_result and _doing is not None:
+                _task_answered()
+            return result
         try:
             caller = _getframe(1)
             carries = _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
@@ -214,15 +253,15 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
             result = real(*args, **kwargs)
         except BaseException as exc:
             if carries:
-                _dump_failed(exc, caller, args[at] if len(args) > at else None, is_plain)
+                _dump_failed(exc, caller, thing, is_plain)
             return frameless.raise_later(cls, exc)
         if carries:
             try:
                 if result is not None:
-                    _note_sent(result, caller, args[at])
+                    _note_sent(result, caller, thing)
                 # Written into a file, of which no other function makes the message.
                 elif hasattr(args[at + 1], "getvalue") and not _is_nested(caller):
-                    _note_sent(args[at + 1].getvalue(), caller, args[at])
+                    _note_sent(args[at + 1].getvalue(), caller, thing)
             except Exception as exc:
                 events.failed("a message", exc)
         return result
@@ -265,11 +304,20 @@ def note(number: int, place: int) -> None:
 
 
 def loaded() -> int:
-    """Return the fingerprint of what this worker, or this thread of it, works on.
+    """Return the fingerprint of what this worker, or this thread of it, works on, or its number.
 
     Most workers load one message after the other, and work on the latest.
     """
-    return _of_threads.get(_get_ident(), _loaded) if _of_threads else _loaded
+    of_thread = _of_threads.get(_get_ident()) if _of_threads else None
+    if of_thread is not None:
+        return of_thread
+    return _loaded if _loading is None else _known_by(_loading, None)
+
+
+def _known_by(message: "Any", caller: "FrameType | None") -> int:
+    from workercheck.recorder import numbered
+
+    return numbered.known_by(message, caller)
 
 
 def answers(number: int) -> None:
@@ -339,7 +387,7 @@ def _classify(frame: "FrameType") -> bool:
 
 def _get_ready() -> None:
     """Import the rest, which a process that carries no message never needs."""
-    global _is_ready, _is_worker, _handles, _frames, _places, _mapped
+    global _is_ready, _is_worker, _handles, _frames, _places, _mapped, _own
     global _pack_doing, _pack_record
     if not _is_ready:
         from workercheck.recorder import frames, handles, mapped, places, this_process
@@ -347,6 +395,7 @@ def _get_ready() -> None:
         _handles, _frames, _places, _mapped = handles, frames, places, mapped
         _pack_doing, _pack_record = mapped.pack_doing, mapped.pack_record
         _is_worker = this_process.is_worker()
+        _own = mapped.numbered(0, _Kept.getpid())
         _is_ready = True
 
 
@@ -361,7 +410,7 @@ def import_rest() -> None:
     import pickletools  # noqa: F401
     import traceback  # noqa: F401
 
-    from workercheck.recorder import failure  # noqa: F401
+    from workercheck.recorder import failure, numbered  # noqa: F401
 
     if _count_threads():
         for name in _FOR_TRACEBACKS:
@@ -378,9 +427,11 @@ def _map_doing() -> None:
 
 def forget() -> None:
     """Begin anew in a forked child, which may work for its parent."""
-    global _doing, _ring, _inner, _is_worker
+    global _doing, _ring, _inner, _is_worker, _own
     _doing = _ring = _inner = None
     _is_worker = True
+    if _is_ready:
+        _own = _mapped.numbered(0, _Kept.getpid())
     _of_threads.clear()
     _carriers.clear()
     _carries.clear()
@@ -409,7 +460,7 @@ def _look_for_retry(args: "tuple[Any, ...]") -> None:
     if getattr(sys.modules.get("__main__"), "__name__", None) != "<fake __main__>":
         return
     try:
-        number = fingerprint(_buffered(args))
+        number = _known_by(_buffered(args), None)
         if number in _failed:
             from workercheck.recorder import failure
 
@@ -424,7 +475,7 @@ def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
 
         found = failure.wrong_object(message)
         if found is not None:
-            failure.record_wrong(found, caller, message, fingerprint(message))
+            failure.record_wrong(found, caller, message, _loaded)
     except Exception as exc:
         events.failed("a load", exc)
 
@@ -499,7 +550,7 @@ def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any")
         if _is_nested(caller):
             _inner = inner
             return
-        number = fingerprint(message)
+        number = _known_by(message, caller)
         if message is not None and len(_failed) < _FAILED_LIMIT:
             _failed.add(number)
         events.write("load-failed", fingerprint=number, **inner[1])
@@ -509,15 +560,13 @@ def _load_failed(exc: BaseException, caller: "FrameType | None", message: "Any")
 
 def _note_sent(message: "Any", caller: "FrameType | None", thing: "Any") -> None:
     # What an answer answers; for anything else, what it is sent on behalf of.
-    worked_on = _loaded
+    worked_on = _loaded if _loading is None else _known_by(_loading, None)
     place, is_answer = _places.sender(caller, thing)
     # What is sent while a message is loaded is a question about it.
     if is_answer and _doing is not None and _doing[0] != _LOADING:
         if _doing[0] == _WORKING:
             place = _REPLY
-        _doing[0] = _IDLE
-        if _handles.untold:  # a worker may be ended without a chance to tell
-            events.guarded(_handles.tell_gone, "the end of a task")()
+        _task_answered()
     size = len(message)
     _pack_record(
         _ring or _map_ring(),
@@ -529,9 +578,15 @@ def _note_sent(message: "Any", caller: "FrameType | None", thing: "Any") -> None
     )
 
 
+def _task_answered() -> None:
+    _doing[0] = _IDLE
+    if _handles.untold:  # a worker may be ended without a chance to tell
+        events.guarded(_handles.tell_gone, "the end of a task")()
+
+
 def _map_ring() -> "Any":
     global _ring, _offsets
-    _ring, _offsets = _mapped.map_sent()
+    _ring, _offsets = _mapped.map_ring(_mapped.SENT)
     return _ring
 
 

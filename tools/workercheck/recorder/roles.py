@@ -22,6 +22,7 @@ from workercheck.recorder import (
     keyed,
     messages,
     monitor,
+    numbered,
     places,
     raised,
     shutdown,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 ROLES: dict[str, tuple[str, Any]] = {
     "submit": ("return", work.submitted),
+    "submit-numbered": ("return", numbered.submitted),
     "future-failed": ("start", work.future_failed),
     "future-raises": ("line", work.future_raises),
     "future-answers": ("return", work.was_asked),  # one that waited in vain got none
@@ -142,6 +144,8 @@ def start() -> None:
     for library in LIBRARIES:
         for module, names in library.wrapped.items():
             monitor.on_arrival(module, _watcher_of_dumps(tuple(names)))
+        for module, classes in library.numbered.items():
+            monitor.on_arrival(module, _watcher_of_numbered(classes))
         for module, senders in library.senders.items():
             monitor.on_arrival(module, _watcher_of_senders(senders))
     for package in ("multiprocessing", "multiprocess"):
@@ -171,6 +175,10 @@ def _watcher_of_dumps(names: tuple[str, ...]) -> Any:
     return lambda module: messages.watch_dumps(module, names)
 
 
+def _watcher_of_numbered(classes: tuple[str, str]) -> Any:
+    return lambda module: messages.watch_numbered(module, *classes)
+
+
 def _watcher_of_senders(senders: Iterable[tuple[str, str]]) -> Any:
     def arrived(module: Any) -> None:
         for path, role in senders:
@@ -197,3 +205,4 @@ def forget() -> None:
     asynchronous.forget()
     keyed.forget()
     work.forget()
+    numbered.forget()

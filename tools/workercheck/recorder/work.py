@@ -61,41 +61,65 @@ def submitted(argument: str) -> monitor.Handler:
     """Make the handler for a method that returns the future of the function in *argument*."""
 
     def handler(frame: FrameType, future: Any) -> None:
-        here, caller = frame.f_locals, frame.f_back
-        call = _call_of(caller) if _call is not None else None
-        function = here.get(argument) if call is None or _mapped is None else _mapped
-        sign, kept = naming.sign_of(function, here.get("args"))
-        key: Any = None
-        if caller is not None:
-            key = _id(caller.f_code), caller.f_lasti, behalf.on_behalf(caller), handler, sign
-        known = _submissions.get(key)
-        if known is not None:
-            work = known[0]
-        elif not hasattr(future, "set_exception") or handles.of(future) is not None:
-            return  # the results themselves, or a class that submits through its base
-        elif (sibling := _sibling(caller)) is not None:
-            work = "future", sibling.place, sibling.owned, sibling.call, messages.loaded()
-        else:
-            executor = (
-                places.executor_of(here["self"])
-                if "self" in here
-                else frames.executor_behind(frame)
-            )
-            place = places.place(caller, executor, function, here.get("args") or ())
-            work = "future", place, behalf.is_held_by_reader(caller), None, messages.loaded()
-            # What calls from a library may be called from anywhere.
-            if caller is not None and frames.is_reader(caller) and len(_submissions) < _LIMIT:
-                _submissions[key] = work, kept
-        call = call or work[3]
-        if call is not work[3] or work[4] != messages.loaded():
-            work = *work[:3], call, messages.loaded()
-        handles.note(future, work)
-        # Quick work may have failed before its future was handed out.
-        error = getattr(future, "_exception", None)
-        if error is not None:
-            handles.failed(handles.of(future), error)
+        work = work_of(frame, future, argument, handler)
+        if work is not None:
+            handles.note(future, work)
+            # Quick work may have failed before its future was handed out.
+            error = getattr(future, "_exception", None)
+            if error is not None:
+                handles.failed(handles.of(future), error)
 
     return handler
+
+
+def work_of(
+    frame: FrameType, future: Any, argument: str, handler: monitor.Handler
+) -> handles.Work | None:
+    """Return what the handle of a future has in common with others, None where it needs no handle.
+
+    Parameters
+    ----------
+    frame
+        Of the method that returns the future.
+    future
+        What it returns.
+    argument
+        Its argument with the function.
+    handler
+        Of the method: others may be called by the same instruction.
+    """
+    here, caller = frame.f_locals, frame.f_back
+    call = _call_of(caller) if _call is not None else None
+    function = here.get(argument) if call is None or _mapped is None else _mapped
+    sign, kept = naming.sign_of(function, here.get("args"))
+    key: Any = None
+    if caller is not None:
+        key = _id(caller.f_code), caller.f_lasti, behalf.on_behalf(caller), handler, sign
+    known = _submissions.get(key)
+    if known is not None:
+        work = known[0]
+    elif not hasattr(future, "set_exception") or handles.of(future) is not None:
+        return None  # the results themselves, or a class that submits through its base
+    elif (sibling := _sibling(caller)) is not None:
+        work = "future", sibling.place, sibling.owned, sibling.call, messages.loaded()
+    else:
+        executor = (
+            places.executor_of(here["self"]) if "self" in here else frames.executor_behind(frame)
+        )
+        place = places.place(caller, executor, function, here.get("args") or ())
+        work = "future", place, behalf.is_held_by_reader(caller), None, messages.loaded()
+        # What calls from a library may be called from anywhere.
+        if caller is not None and frames.is_reader(caller) and len(_submissions) < _LIMIT:
+            _submissions[key] = work, kept
+    call = call or work[3]
+    if call is not work[3] or work[4] != messages.loaded():
+        work = *work[:3], call, messages.loaded()
+    return work
+
+
+def current_call() -> handles.Call | None:
+    """Return the `Executor.map`, or the like, that hands work out now, None where none does."""
+    return _call
 
 
 def _sibling(caller: FrameType | None) -> handles.Handle | None:

@@ -1,0 +1,284 @@
+"""Work that an executor numbers: each number leads to the line that handed it out."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import process as futures
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from loky import process_executor as loky
+from workercheck.evidence import records as ev
+from workercheck.evidence.reader import Evidence
+from workercheck.recorder import failure, mapped
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Evidence:
+    folder = tmp_path / "evidence"
+    folder.mkdir()
+    return Evidence(folder).create()
+
+
+def run(evidence: Evidence, code: str) -> str:
+    """Run a script under the recorder, and return what it prints."""
+    script = evidence.folder.parent / "script.py"
+    script.write_text(textwrap.dedent(code))
+    environ = {**os.environ, **evidence.environ}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert 0 == done.returncode, done.stderr
+    evidence.note_ended(lambda pid, born: False)
+    return done.stdout
+
+
+def lines(evidence: Evidence, cls: type[ev.LoadFailed] | type[ev.EndedAtWork]) -> list[list[int]]:
+    """Return, for each event of a kind, the lines of the script on the way to its message."""
+    events = evidence.read(final=True)
+    places = {(e.pid, e.id): e for e in events if isinstance(e, ev.Place)}
+    found = []
+    for event in events:
+        if isinstance(event, cls):
+            to = event.child if isinstance(event, ev.EndedAtWork) else event.pid
+            sent = {
+                e.fingerprint: e for e in events if isinstance(e, ev.MessageSent) and e.to == to
+            }
+            number, way = event.fingerprint, []
+            while number in sent:
+                way.append(places[sent[number].sender, sent[number].place].line)
+                number = sent[number].within
+            found.append(way)
+    return sorted(found)
+
+
+POOLS = {
+    "concurrent.futures": "from concurrent.futures import ProcessPoolExecutor as Executor",
+    "loky": "from loky import ProcessPoolExecutor as Executor",
+    "joblib's loky": "from joblib.externals.loky import ProcessPoolExecutor as Executor",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps mapped bytes like this")
+@pytest.mark.parametrize("library", POOLS)
+def test_same_message_in_two_pools_leads_to_the_line_of_each(
+    evidence: Evidence, library: str
+) -> None:
+    run(
+        evidence,
+        f"""
+        import os, time
+        {POOLS[library]}
+        if __name__ == "__main__":
+            first, second = Executor(1), Executor(1)
+            first.submit(int, 7).result(), second.submit(int, 7).result()
+            one = first.submit(eval, DIE)
+            two = second.submit(eval, DIE)
+            print(one.exception(), two.exception())
+        """.replace("DIE", repr("__import__('time').sleep(1) or __import__('os').abort()")),
+    )
+    assert [[7], [8]] == lines(evidence, ev.EndedAtWork)
+
+
+@pytest.mark.parametrize("library", POOLS)
+def test_message_that_cannot_be_loaded_leads_to_its_line(evidence: Evidence, library: str) -> None:
+    run(
+        evidence,
+        f"""
+        {POOLS[library]}
+        class Broken:
+            def __reduce__(self):
+                return int, ("x",)
+        if __name__ == "__main__":
+            executor = Executor(1)
+            healthy = [executor.submit(abs, n) for n in range(50)]
+            broken = executor.submit(print, Broken())
+            healthy += [executor.submit(abs, n) for n in range(5)]
+            print(broken.exception())
+        """,
+    )
+    assert [[9]] == lines(evidence, ev.LoadFailed)
+
+
+@pytest.mark.parametrize("library", POOLS)
+def test_result_that_cannot_be_loaded_leads_to_its_line(evidence: Evidence, library: str) -> None:
+    run(
+        evidence,
+        f"""
+        {POOLS[library]}
+        class Broken(Exception):
+            def __init__(self, one, two):
+                super().__init__("one")
+        def fail(number):
+            raise Broken(1, 2)
+        if __name__ == "__main__":
+            other, executor = Executor(1), Executor(1)
+            other.submit(abs, -1).result()
+            executor.submit(abs, -1).result()
+            other.submit(abs, -2).result()
+            print(executor.submit(fail, 1).exception())
+        """,
+    )
+    assert [[13]] == lines(evidence, ev.LoadFailed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps mapped bytes like this")
+def test_work_of_a_worker_leads_to_its_line_and_to_that_of_the_page(evidence: Evidence) -> None:
+    run(
+        evidence,
+        """
+        import concurrent.futures as cf, multiprocessing, os
+        def outer():
+            with cf.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
+                print(executor.submit(os.abort).exception())
+        if __name__ == "__main__":
+            with cf.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
+                executor.submit(outer).result()
+        """,
+    )
+    assert [[5, 8]] == lines(evidence, ev.EndedAtWork)
+
+
+def test_object_whose_class_cannot_be_hashed_has_the_error_of_pickle(evidence: Evidence) -> None:
+    printed = run(
+        evidence,
+        """
+        import io, multiprocessing, pickle
+        class Meta(type):
+            def __eq__(cls, other):
+                raise RuntimeError("compared")
+        class Thing(metaclass=Meta):
+            pass
+        if __name__ == "__main__":
+            receiver, sender = multiprocessing.Pipe()
+            for send in (pickle.Pickler(io.BytesIO()).dump, sender.send):
+                try:
+                    send(Thing())
+                except TypeError as error:
+                    print(error)
+        """,
+    )
+    stock, watched = printed.splitlines()
+    assert stock == watched
+
+
+def test_numbers_of_two_threads_lead_to_the_line_of_each(evidence: Evidence) -> None:
+    printed = run(
+        evidence,
+        """
+        import concurrent.futures as cf, json, sys, threading, time
+        def one():
+            for _ in range(400):
+                ones.append(executor.submit(abs, 1))
+        def two():
+            for _ in range(400):
+                twos.append(executor.submit(abs, 1))
+        if __name__ == "__main__":
+            sys.setswitchinterval(1e-6)
+            executor, ones, twos = cf.ProcessPoolExecutor(1), [], []
+            executor.submit(time.sleep, 1)
+            threads = [threading.Thread(target=one), threading.Thread(target=two)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            of = {id(future): 5 for future in ones} | {id(future): 8 for future in twos}
+            items = dict(executor._pending_work_items)
+            print(json.dumps({n: of.get(id(item.future), 0) for n, item in items.items()}))
+            executor.shutdown()
+        """,
+    )
+    events = evidence.read(final=True)
+    places = {(e.pid, e.id): e for e in events if isinstance(e, ev.Place)}
+    (pid,) = {e.pid for e in events if isinstance(e, ev.Place)}
+    found, expected = {}, {int(n): line for n, line in json.loads(printed).items() if line}
+    for number in expected:
+        handed_out = evidence._mapped.who_handed_out(number, pid, 1)
+        found[number] = places[pid, handed_out.place].line if handed_out else None
+    assert len(expected) > 700
+    assert expected == found
+
+
+def test_run_that_goes_on_is_known_however_many_others_begin(evidence: Evidence) -> None:
+    run(
+        evidence,
+        f"""
+        from concurrent.futures import Future
+        from workercheck.recorder import messages, numbered
+        class Queue:
+            pass
+        class Item:
+            def __init__(self, future):
+                self.future = future
+        class Executor:
+            def __init__(self):
+                self._queue_count, self._call_queue, self._pending_work_items = 0, Queue(), dict()
+            def hand_out(self, place):
+                future = Future()
+                self._pending_work_items = {{self._queue_count: Item(future)}}
+                self._queue_count += 1
+                work = "future", place, True, None, 0
+                numbered._number(self, future, work, numbered.pool_of(self._call_queue))
+        quiet, busy = Executor(), Executor()
+        for _ in range(3):
+            quiet.hand_out(1)
+        for n in range(3 * {mapped.SENT_COUNT}):
+            busy.hand_out(2 + n % 2)
+        for _ in range(3):
+            quiet.hand_out(1)
+        """,
+    )
+    files = evidence._mapped
+    rings = files._rings_of(mapped.RUNS)
+    pid = rings[0][0].pid
+    latest = 3 * mapped.SENT_COUNT - 1
+    places = [files.who_handed_out(latest - back, pid, 2) for back in range(1000)]
+    assert [2 + (latest - back) % 2 for back in range(1000)] == [p and p.place for p in places]
+    assert [1, 1] == [p and p.place for p in [files.who_handed_out(n, pid, 1) for n in (0, 5)]]
+    assert files.who_handed_out(0, pid, 3) is None
+    assert files.who_handed_out(0, pid + 1, 1) is None
+
+
+# --- the number in a message ----------------------------------------------------------------------
+
+TASKS: dict[str, Any] = {
+    "concurrent.futures": futures._CallItem(70_000, abs, ("work_id", 3), {}),
+    "loky": loky._CallItem(70_000, abs, ("work_id", 3), {}),
+}
+RESULTS: dict[str, Any] = {
+    "concurrent.futures": futures._ResultItem(70_000, result=("work_id", 3)),
+    "loky": loky._ResultItem(70_000, result=("work_id", 3)),
+}
+
+
+@pytest.mark.parametrize("library", TASKS)
+@pytest.mark.parametrize("messages", [TASKS, RESULTS], ids=["task", "result"])
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_number_is_read_from_a_message(library: str, messages: Any, protocol: int) -> None:
+    for dumps in (pickle.dumps, cloudpickle.dumps):
+        message = dumps(messages[library], protocol)
+        assert 70_000 == failure.work_id_of(message)
+        assert 70_000 == failure.work_id_of(memoryview(message)[: len(message) - 4])
+
+
+@pytest.mark.parametrize("thing", [{"work_id": 3}, (abs, "work_id", 3), 3, None])
+def test_what_only_mentions_a_number_has_none(thing: object) -> None:
+    assert failure.work_id_of(pickle.dumps(thing)) is None
+    assert failure.work_id_of(b"") is None
+    assert failure.work_id_of(b"work_id\x00K\x03") is None
+
+
+def test_number_is_no_fingerprint_and_can_be_divided() -> None:
+    known = {mapped.numbered(work_id, pid) for work_id in (0, 1, 70_000) for pid in (1, 4_194_304)}
+    assert 6 == len(known)
+    assert (70_000, 4_194_304) == mapped.divided(mapped.numbered(70_000, 4_194_304))
+    assert all(number & mapped.NUMBERED for number in known)
+    for message in (b"", b"a", bytes(100), bytes(100_000)):
+        assert not mapped.fingerprint(message) & mapped.NUMBERED
