@@ -395,7 +395,7 @@ def test_command_in_which_nothing_was_watched_is_2(runs: dict[str, Watched]) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rum", "areas.py"], "there is no command 'rum'; --help lists them"),
+        (["rum", "areas.py"], "there is no command 'rum'; --help lists the commands"),
         (["html", "--verbose"], "unrecognized arguments: --verbose"),
     ],
 )

@@ -386,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         default=TIMEOUT,
         metavar="SECONDS",
-        help="how long each test may take (%(default).0f)",
+        help="how long each test may take (default: %(default).0f)",
     )
     options = parser.parse_args(arguments)
     try:

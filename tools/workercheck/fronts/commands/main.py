@@ -19,7 +19,7 @@ other commands, each with its own --help:
   workercheck run PAGE…           execute notebooks and MyST pages, and judge them
   workercheck lint PATH…          read pages and scripts without running them
   workercheck execute SOURCEDIR   execute the pages of a Sphinx project
-  workercheck report MERGE…       merge the reports of several machines
+  workercheck report REPORT…      merge the reports of several machines
   workercheck cache               move kept runs to another machine as one file
   workercheck doctor              test whether functions reach workers here"""
 
@@ -69,17 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cache.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="workercheck",
-        description="Judge a finished documentation build by the report that the\n"
-        "Sphinx extension workercheck left in it.",
+        description="Find work that worker processes have lost. With OUTDIR, judge a finished\n"
+        "documentation build by the report that the Sphinx extension workercheck left\n"
+        "in it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("outdir", type=Path, help="the folder that sphinx-build wrote")
+    parser.add_argument(
+        "outdir", type=Path, metavar="OUTDIR", help="the folder that sphinx-build wrote"
+    )
     output.add_format(parser)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     options, others = parser.parse_known_args(arguments)
     if others and not others[0].startswith("-"):
-        parser.error(f"there is no command {str(options.outdir)!r}; --help lists them")
+        parser.error(f"there is no command {str(options.outdir)!r}; --help lists the commands")
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     found, doubts = gate.read(options.outdir)

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         "and judge it like the report of a build.",
         epilog="exit status: 0 no findings, 1 findings, 2 evidence or a shard is missing",
     )
-    parser.add_argument("merge", nargs="+", metavar="MERGE", help="the report of a shard")
+    parser.add_argument("merge", nargs="+", metavar="REPORT", help="the report of a shard")
     output.add_options(parser)
     options = parser.parse_args(argv)
     reports = {}

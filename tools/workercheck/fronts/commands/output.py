@@ -22,7 +22,7 @@ def add_format(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=sorted(FORMATS),
         default="text",
-        help="the format in which findings are printed (%(default)s)",
+        help="the format in which findings are printed (default: %(default)s)",
     )
 
 

@@ -13,8 +13,8 @@ from workercheck.fronts.commands import extra, output, run_command
 _USAGE = """workercheck run [--report FILE] [--format {github,json,junit,sarif,text}] -- COMMAND …
        workercheck run [--jobs N] [--timeout SECONDS] [--report FILE] [--format …] PAGE…"""
 
-_EPILOG = """exit status for a command: that of the command if it is not 0; otherwise 1 if there are
-findings, 2 if no Python process was watched, and 0 if neither is so. Exit status for pages: 0 no
+_EPILOG = """exit status with a command: the status of the command if it is not 0; if it is 0, 1 for
+findings, 2 if no Python process was watched, and 0 otherwise. Exit status with pages: 0 no
 findings, 1 findings, 2 evidence is missing. Runs of pages that passed are kept in the folder
 .workercheck in the current folder."""
 
