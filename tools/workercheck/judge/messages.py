@@ -142,9 +142,10 @@ def _failed_dump(history: History, e: ev.PickleFailed) -> Finding:
     executor = _executor(work, wording.executor_from(e.stack))
     name = e.exception.rsplit(".", 1)[-1]
     error = wording.clean(f"{name}: {e.message}" if e.message else name)
-    # A worker may hand a function to workers of its own.
+    # A worker may hand a function to workers of its own; through a queue or a pipe, it answers.
     own = history.work_at(e.pid, e.place) if e.place else None
-    is_task = own is not None and own.place is not None and bool(own.place.names)
+    handed_to = own.executor if own is not None else None
+    is_task = handed_to is not None and not libraries.is_channel(handed_to)
     is_result = (e.is_result or history.is_worker(e.pid)) and not is_task
     kind: FindingKind = "pickle-result" if is_result else "pickle-task"
     names = work.place.names if work.place is not None else []

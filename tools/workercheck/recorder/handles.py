@@ -225,8 +225,14 @@ def processes() -> Iterator[Handle]:
 
 
 def failed(handle: Handle | None, error: Any, index: int = 0) -> None:
-    """Note that a piece of work failed."""
-    if handle is None or handle.failure is not None:
+    """Note that a piece of work failed; of an iterator, its first outcome that is a failure."""
+    if handle is None:
+        return
+    if handle.failure is not None:
+        if index < handle.index:
+            handle.index = index
+            if handle.asked > index:
+                _see(handle)
         return
     failure = described(error)
     if failure is not None:

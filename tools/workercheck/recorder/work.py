@@ -46,6 +46,8 @@ _submissions: dict[tuple[Any, ...], tuple[handles.Work, Any]] = {}
 """By the reader's code, instruction, cell, handler and function: the work, and what keeps the
 function's id its own."""
 _LIMIT = 20_000
+_chunks: weakref.WeakKeyDictionary[Any, dict[int, int]] = weakref.WeakKeyDictionary()
+"""By the future of a whole map: at which place each of its chunks is, by the chunk's id."""
 
 _thread_failures: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
 """Name and message of the error that ended a thread: the error would keep the page's objects."""
@@ -432,9 +434,23 @@ def chunk_done(frame: FrameType, _: Any) -> None:
     of_chunk = handles.of(chunk)
     if of_chunk is not None:
         of_chunk.owned = False
-    handles.failed(handles.of(items), getattr(chunk, "_exception", None))
-    for one in getattr(chunk, "_result", None) or ():
-        handles.failed(handles.of(items), one.value)
+    error, results = getattr(chunk, "_exception", None), getattr(chunk, "_result", None) or ()
+    failed = [(at, one.value) for at, one in enumerate(results) if one.status.name != "SUCCESS"]
+    for at, failure in failed if error is None else [(0, error)]:
+        handles.failed(handles.of(items), failure, _items_before(whole, chunk) + at)
+
+
+def _items_before(whole: Any, chunk: Any) -> int:
+    """Return how many items come before those of a chunk, or less where that is not known yet.
+
+    All chunks but the last one are as long as the first.
+    """
+    chunks = whole._futures
+    known = _chunks.get(whole)
+    if known is None:
+        known = _chunks[whole] = {_id(one): at for at, one in enumerate(chunks)}
+    lengths = [len(getattr(one, "_result", None) or ()) for one in (chunks[0], chunk)]
+    return known.get(_id(chunk), 0) * max(lengths)
 
 
 def item_set(frame: FrameType, _: Any) -> None:
@@ -563,8 +579,10 @@ def batch_made(frame: FrameType, _: Any) -> None:
     """Note a batch of tasks of joblib; the page holds it where it holds the generator."""
     batch: Any = frame.f_locals["self"]
     parallel = frame.f_locals.get("parallel")
-    if getattr(parallel, "return_generator", False):
-        place = places.place(frame.f_back, "joblib.Parallel")
+    caller = frame.f_back
+    if getattr(parallel, "return_generator", False) and caller is not None:
+        function = naming.first_of_batch(caller.f_locals.get("batch"))
+        place = places.place(caller, "joblib.Parallel", function)
         handles.register(batch, "result", place, owned=True, call=_call_of_parallel(parallel))
 
 
