@@ -171,7 +171,7 @@ def bench_recorder(session: nox.Session) -> None:
 
 @nox.session(name="docs-live", venv_backend="none", default=False)
 def docs_live(session: nox.Session) -> None:
-    """Build the site, show it in the browser, and again at every change."""
+    """Build the site, show it in the browser, and build it again at every change."""
     run = environment(session, "docs-live", "live")
     run("sphinx-autobuild", "--open-browser", "docs/source", SITE)
 
@@ -251,7 +251,7 @@ def dist(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", default=False)
 def readers(session: nox.Session) -> None:
-    """Run every page as its readers do, on every Python; `-- --help` tells the options."""
+    """Run every page as its readers do, on every Python; `-- --help` lists the options."""
     asked = argparse.ArgumentParser(add_help=False)
     asked.add_argument("--python", action="append")
     pythons = asked.parse_known_args(session.posargs)[0].python or TESTED_PYTHONS

@@ -149,7 +149,7 @@ notfound_context = {
     "body": f"""<h1>Page not found</h1>
 <p>There is no page at this address.
 <a href="{notfound_urls_prefix}search.html">Search</a> for what you need,
-or begin at <a href="{notfound_urls_prefix}index.html">the start</a>.</p>""",
+or begin at <a href="{notfound_urls_prefix}index.html">the first page</a>.</p>""",
 }
 ogp_site_url = html_baseurl
 # A picture of the title for each page says nothing that the title does not.
