@@ -16,6 +16,8 @@ from workercheck.evidence import records as ev
 from workercheck.judge.finding import Finding
 
 MACHINERY = (
+    "_contextvars.",
+    "asyncio.",
     "builtins.",
     "cloudpickle.",
     "collections.",
@@ -158,10 +160,11 @@ def unsent_object(e: ev.PickleFailed, handed_out: Sequence[str], *, is_result: b
         return next(iter(handed_out), e.object)
     if is_result and e.object in _CONTAINERS:  # maybe that of an executor, for several results
         return reader_object(handed_out) or e.object
-    if e.object is not None and not libraries.is_of_library(e.object):
+    if e.object is not None and not e.object.startswith(MACHINERY):
         return e.object
     named = _UNPICKLABLE.match(e.message)
-    return next(iter(handed_out), named[1] if named else e.object)
+    function = reader_object(handed_out) or next(iter(handed_out), None)
+    return function or (named[1] if named else e.object)
 
 
 _CONTAINERS = ("dict", "list", "set", "tuple")

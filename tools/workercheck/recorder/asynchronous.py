@@ -51,11 +51,21 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
             return
         work = frame.f_locals.get(argument)
         _, place, _ = _tasks.get(_id(work), (None, 0, 0))
-        # Which of several it was that failed is not known.
-        function = None if type(work) is tuple else work
+        function = _function_of_all(future) if type(work) is tuple else work
         _remember(future, frame, function, place or handles.place_of(work))
 
     return handler
+
+
+def _function_of_all(future: Any) -> Any:
+    """Return a coroutine of the function that all tasks of `asyncio.gather` run, None if several.
+
+    Which of several it is that will fail is not known.
+    """
+    tasks = getattr(future, "_children", ())
+    coroutines = [task.get_coro() for task in tasks if hasattr(task, "get_coro")]
+    codes = {_id(events.attribute(coroutine, "cr_code")) for coroutine in coroutines}
+    return coroutines[0] if len(coroutines) == len(tasks) and len(codes) == 1 else None
 
 
 def thread_future_made(frame: FrameType, future: Any) -> None:

@@ -82,7 +82,7 @@ def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:
         inner = [task]
     arguments = arguments if type(arguments) in (tuple, list) else ()
     for thing in [*inner, *arguments[:6]]:
-        if depth and callable(thing):
+        if depth and (callable(thing) or type(thing).__name__ == "coroutine"):
             names += names_of(thing, (), depth - 1)
     return names
 
