@@ -21,6 +21,8 @@ MOST = 12
 """Of a function and those that it holds, as many as are told."""
 _LIMIT = 20_000
 _Code, _Builtin, _Module = type((lambda: 0).__code__), type(len), type(sys)
+_modules: dict[str, str] = {}
+"""By the file of its code: the module of a function."""
 
 _signs: dict[int, tuple[weakref.ref[Any], tuple[Any, Any]]] = {}
 """By the id of a function: itself, while it lives, and what it is known by."""
@@ -63,11 +65,10 @@ def sign_of(function: Any, args: Any = ()) -> tuple[Any, Any]:
 
 def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:
     """Name a function, those that it wraps, and those among its arguments."""
-    coroutine = (
-        getattr(function, "cr_frame", None) if type(function).__name__ == "coroutine" else None
-    )
-    if coroutine is not None:
-        return [f"{coroutine.f_globals.get('__name__', '')}.{function.__qualname__}"]
+    if _is_coroutine(function):
+        frame = function.cr_frame  # None once it has run to its end, as a quick one may have
+        name = frame.f_globals.get("__name__", "") if frame is not None else None
+        return [f"{_module_of(function.cr_code) if name is None else name}.{function.__qualname__}"]
     names = [events.qualified(function) or events.qualified(type(function)) or ""]
     inner: list[Any] = []
     # Only what is known to be plain is looked into: an object of the page may run code when asked
@@ -82,9 +83,29 @@ def names_of(function: Any, arguments: Any = (), depth: int = 3) -> list[str]:
         inner = [task]
     arguments = arguments if type(arguments) in (tuple, list) else ()
     for thing in [*inner, *arguments[:6]]:
-        if depth and (callable(thing) or type(thing).__name__ == "coroutine"):
+        if depth and (callable(thing) or _is_coroutine(thing)):
             names += names_of(thing, (), depth - 1)
     return names
+
+
+def _is_coroutine(thing: Any) -> bool:
+    """Tell whether an object is a coroutine of Python; one of Cython may have no code."""
+    return type(thing).__name__ == "coroutine" and type(events.attribute(thing, "cr_code")) is _Code
+
+
+def _module_of(code: Any) -> str:
+    """Return the module of a function, by the file of its code; a file of no module is a cell's."""
+    file = code.co_filename
+    if file not in _modules:
+        _modules[file] = next(
+            (
+                name
+                for name, module in list(sys.modules.items())
+                if events.attribute(module, "__file__") == file
+            ),
+            "__main__",
+        )
+    return _modules[file]
 
 
 def _closed_over(function: Any) -> list[Any]:
