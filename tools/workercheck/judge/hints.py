@@ -42,6 +42,9 @@ INHERITED = (
     "manager, such as multiprocessing.Manager().Lock(), can be sent at any time."
 )
 
+_SOUGHT = re.compile(r"(?:not found as|attribute lookup) (.*)")
+"""What an error says was looked up by its name."""
+
 _UNSENT = re.compile(r"cannot pickle '?([\w.]+)'? (?:object|instance)")
 """What an error says cannot be pickled."""
 
@@ -197,7 +200,8 @@ def failed_dump(
             "Send data that is nested less deeply, such as a list instead of a chain of objects: "
             "pickle follows each reference, and gives up where there are too many in a row."
         )
-    if is_at_top_level and ("not found as" in error or "attribute lookup" in error):
+    sought = _SOUGHT.search(error)
+    if is_at_top_level and sought is not None and name in sought[1]:
         return (
             f"Keep {name} under its own name in its module: pickle sends the name {thing}, and "
             "there is nothing under it."

@@ -51,7 +51,7 @@ def loop_future_made(argument: str) -> Callable[[FrameType, Any], None]:
             return
         work = frame.f_locals.get(argument)
         _, place, _ = _tasks.get(_id(work), (None, 0, 0))
-        function = _function_of_all(future) if type(work) is tuple else work
+        function = _function_of_all(future) if hasattr(future, "_children") else work
         _remember(future, frame, function, place or handles.place_of(work))
 
     return handler
