@@ -17,7 +17,7 @@ from workercheck.evidence import records as ev
 from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import failure as _failure
-from workercheck.recorder import handles, monitor311, signals, this_process, waiting, work
+from workercheck.recorder import handles, monitor311, sent_later, signals, this_process, waiting
 
 
 @pytest.fixture
@@ -432,16 +432,16 @@ def test_task_that_a_breaking_pool_still_sends_keeps_its_place(breaks: bool) -> 
         future = Future[int]()
 
     def feed(onerror: object) -> int:
-        return work.queued_object(sys._getframe(), Task())
+        return sent_later.queued_object(sys._getframe(), Task())
 
     queue = Queue()
     handles.register(Task.future, "future", 17, owned=True)
     assert feed(queue.failed) == 17
     if breaks:
-        assert work.doomed_places(queue.pending_work_items) == [17]
+        assert sent_later.doomed_places(queue.pending_work_items) == [17]
     queue.pending_work_items.clear()
     assert feed(queue.failed) == (17 if breaks else 0)
-    work.forget()
+    sent_later.forget()
     handles.forget()
 
 

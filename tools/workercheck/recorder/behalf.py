@@ -38,7 +38,7 @@ line."""
 _kernel: Any = None
 main_thread = _get_ident()
 
-place_of_future: Callable[[Any], int] = lambda future: 0  # noqa: E731 - set by `work`
+place_of_future: Callable[[Any], int] = lambda future: 0  # noqa: E731 - set by `sent_later`
 """Returns the place of a future, 0 where it is not known."""
 
 

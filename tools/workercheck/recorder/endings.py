@@ -22,10 +22,10 @@ from workercheck.recorder import (
     monitor,
     numbered,
     places,
+    sent_later,
     signals,
     this_process,
     waiting,
-    work,
 )
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -181,7 +181,7 @@ def pool_broken(frame: FrameType, _: Any) -> None:
         executor=str(type(manager).__module__),
         pids=list(processes),
         ended=[pid for pid, process in processes.items() if _has_ended(process)],
-        doomed=work.doomed_places(manager.pending_work_items),
+        doomed=sent_later.doomed_places(manager.pending_work_items),
         message=events.message_of(reason) if isinstance(reason, BaseException) else "",
     )
 

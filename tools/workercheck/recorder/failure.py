@@ -24,9 +24,6 @@ _SEARCHED = 200
 """How many objects are looked at to find the one that an error names."""
 _Function = type(lambda: None)
 
-_right: set[str] = set()
-"""Names in ``__main__`` that mean in this process what they mean in the page."""
-
 
 def describe(exc: BaseException, caller: FrameType | None, message: Any) -> dict[str, Any]:
     """Return the fields of the event about a load that failed, without the fingerprint.
@@ -75,53 +72,6 @@ def describe_unsent(exc: BaseException, caller: FrameType | None, thing: Any) ->
         blamed = None  # a part of what the reader sends
     name = events.qualified(blamed) if blamed is not None else _name_of_unsent(thing)
     return {**_common(exc, caller, _frames(exc)), "object": name}
-
-
-def record_wrong(
-    found: tuple[str, str], caller: FrameType | None, message: Any, fingerprint: int
-) -> None:
-    """Write that a message was loaded, and that a name in it means something else here."""
-    name, instead = found
-    events.write(
-        "load-failed",
-        stack=_stack(caller),
-        interpreter=interpreter(),
-        fingerprint=fingerprint,
-        exception="",
-        message="",
-        name=name.rpartition(".")[2],
-        globals=globals_in(message) or [name],
-        raised_in=None,
-        importing=None,
-        found=instead,
-        traceback="",
-        cell=behalf.cell(),
-    )
-
-
-def wrong_object(message: Any) -> tuple[str, str] | None:
-    """Find a name of ``__main__`` in a message that means something else in this process.
-
-    What `pickle` stores as ``__main__.main`` says of itself that it is from ``__main__``; the
-    ``__main__`` of a worker under forkserver has a ``main`` too, from multiprocessing.
-
-    Returns
-    -------
-    tuple of str or None
-        The name, and what was found under it.
-    """
-    main: Any = sys.modules.get("__main__")
-    for name in globals_in(message):
-        if not name.startswith("__main__.") or name in _right:
-            continue
-        thing: Any = main
-        for part in name.split(".")[1:]:
-            thing = (events.attribute(thing, "__dict__") or {}).get(part)
-        module = events.attribute(thing, "__module__")
-        if type(module) is str and module not in ("__main__", "__mp_main__"):
-            return name, events.qualified(thing) or module
-        _right.add(name)
-    return None
 
 
 def globals_in(message: Any) -> list[str]:
@@ -215,7 +165,7 @@ def _common(
     import traceback
 
     return {
-        "stack": _stack(caller),
+        "stack": stack(caller),
         "exception": events.qualified(type(exc)) or "",
         "message": events.message_of(exc),
         "raised_in": next(
@@ -237,12 +187,13 @@ def _frames(exc: BaseException) -> list[FrameType]:
     return found
 
 
-def _stack(frame: FrameType | None) -> list[list[str]]:
-    stack: list[list[str]] = []
-    while frame is not None and len(stack) < 16:
-        stack.append([frames.module_of(frame), frame.f_code.co_name])
+def stack(frame: FrameType | None) -> list[list[str]]:
+    """Return module and name of the functions on the stack, from the innermost outwards."""
+    found: list[list[str]] = []
+    while frame is not None and len(found) < 16:
+        found.append([frames.module_of(frame), frame.f_code.co_name])
         frame = frame.f_back
-    return stack
+    return found
 
 
 def interpreter() -> int:

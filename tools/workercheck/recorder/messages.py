@@ -200,10 +200,10 @@ def watched_load(real: "Any") -> type:
                 doing[0] = _IDLE
             else:
                 doing[0] = _WORKING
-        if message is None:
-            _look_for_wrong_target(result, caller)
-        elif b"__main__" in (message if type(message) is bytes else bytes(message[:65536])):
-            _look_for_wrong(message, caller)
+        if message is None or b"__main__" in (
+            message if type(message) is bytes else bytes(message[:65536])
+        ):
+            _look_for_wrong_names(caller, message, result)
         if _failed:
             _look_for_retry(args)
         return result
@@ -469,33 +469,20 @@ def _look_for_retry(args: "tuple[Any, ...]") -> None:
         events.failed("a load", exc)
 
 
-def _look_for_wrong(message: "Any", caller: "FrameType | None") -> None:
+def _look_for_wrong_names(caller: "FrameType | None", message: "Any", result: "Any") -> None:
     try:
-        from workercheck.recorder import failure
+        if message is not None or _is_of_main(events.attribute(result, "_target")):
+            from workercheck.recorder import wrong_names
 
-        found = failure.wrong_object(message)
-        if found is not None:
-            failure.record_wrong(found, caller, message, _loaded)
+            wrong_names.look_in(message, result, _loaded, caller)
     except Exception as exc:
         events.failed("a load", exc)
 
 
-def _look_for_wrong_target(result: "Any", caller: "FrameType | None") -> None:
-    target = events.attribute(result, "_target")
-    name = events.attribute(target, "__name__") or ""
-    try:
-        # The bytes are not known; what the name means in `__main__` is.
-        if target is None or vars(sys.modules["__main__"]).get(name) is not target:
-            return
-        package = caller.f_globals["__package__"] if caller is not None else ""
-        if str(target.__module__).rpartition(".")[0] != package:
-            return
-        from workercheck.recorder import failure
-
-        found = ("__main__." + name, events.qualified(target) or "")
-        failure.record_wrong(found, caller, None, 0)
-    except Exception as exc:
-        events.failed("a load", exc)
+def _is_of_main(target: "Any") -> bool:
+    """Tell whether the function of a process is found in this process's ``__main__``."""
+    name = events.attribute(target, "__name__")
+    return target is not None and vars(sys.modules["__main__"]).get(name) is target
 
 
 def watch_imports_of_main(module: "Any") -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from workercheck.recorder import events, frames, handles, monitor, work
+from workercheck.recorder import events, frames, handles, monitor, results
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _thread_ends(_frame: FrameType, _: Any) -> None:
     threading = sys.modules["threading"]
     if not hasattr(threading.excepthook, "__globals__"):  # nobody's own, which would be told
         handles.lost(error)
-        work.thread_failed(threading.current_thread(), error)
+        results.thread_failed(threading.current_thread(), error)
 
 
 def callback_error_kept(_frame: FrameType, _: Any) -> bool:

@@ -25,6 +25,8 @@ from workercheck.recorder import (
     numbered,
     places,
     raised,
+    results,
+    sent_later,
     shutdown,
     signals,
     waiting,
@@ -50,24 +52,24 @@ ROLES: dict[str, tuple[str, Any]] = {
     "map-ends": ("return", work.map_ends),
     "whole-made": ("return", work.whole_made),
     "thread-pool-made": ("return", work.thread_pool_made),
-    "result-made": ("return", work.result_made),
-    "result-returned": ("return", work.result_returned),
-    "result-printed": ("start", work.result_printed),
-    "results-given-up": ("start", work.results_given_up),
-    "results-collected": ("return", work.results_collected),
-    "thread-returned": ("return", work.thread_returned),
-    "result-set": ("start", work.result_set),
-    "result-raises": ("line", work.result_raises),
+    "result-made": ("return", results.result_made),
+    "result-returned": ("return", results.result_returned),
+    "result-printed": ("start", results.result_printed),
+    "results-given-up": ("start", results.results_given_up),
+    "results-collected": ("return", results.results_collected),
+    "thread-returned": ("return", results.thread_returned),
+    "result-set": ("start", results.result_set),
+    "result-raises": ("line", results.result_raises),
     "result-asked": ("start", work.was_asked),
     "wrapped-asked": ("start", work.wrapped_asked),
-    "chunk-done": ("return", work.chunk_done),
-    "item-set": ("start", work.item_set),
+    "chunk-done": ("return", results.chunk_done),
+    "item-set": ("start", results.item_set),
     "item-asked": ("start", work.was_asked),
-    "item-raises": ("line", work.item_raises),
-    "object-put": ("start", work.object_put),
+    "item-raises": ("line", results.item_raises),
+    "object-put": ("start", sent_later.object_put),
     "tasks-put": ("never", None),  # their places are known by their numbers
-    "batch-made": ("return", work.batch_made),
-    "batch-done": ("start", work.batch_done),
+    "batch-made": ("return", results.batch_made),
+    "batch-done": ("start", results.batch_done),
     "batch-asked": ("start", work.was_asked),
     "keyed-submitted": ("return", keyed.submitted),
     "keyed-graph-submitted": ("return", keyed.graph_submitted),
@@ -122,9 +124,9 @@ ROLES: dict[str, tuple[str, Any]] = {
 }
 
 SENDERS: dict[str, Any] = {
-    "pool-task": work.pool_task,
-    "queued-object": work.queued_object,
-    "future": work.future_among,
+    "pool-task": sent_later.pool_task,
+    "queued-object": sent_later.queued_object,
+    "future": sent_later.future_among,
 }
 """How the place of what a library sends later is found; one with an argument makes the finder."""
 
@@ -205,4 +207,5 @@ def forget() -> None:
     asynchronous.forget()
     keyed.forget()
     work.forget()
+    sent_later.forget()
     numbered.forget()
