@@ -163,6 +163,10 @@ def unsent_object(e: ev.PickleFailed, handed_out: Sequence[str], *, is_result: b
     if e.object is not None and not e.object.startswith(MACHINERY):
         return e.object
     named = _UNPICKLABLE.match(e.message)
+    # A method is sent with its object.
+    method = next((name for name in handed_out if named and name.startswith(f"{named[1]}.")), None)
+    if method is not None:
+        return method
     function = reader_object(handed_out) or next(iter(handed_out), None)
     return function or (named[1] if named else e.object)
 
