@@ -28,6 +28,8 @@ _id = events.identity
 
 _call: handles.Call | None = None
 """Of the `Executor.map`, or the like, that hands work out now."""
+_begun: dict[int, handles.Call] = {}
+"""By the id of the frame of such a call, as long as it runs: what its pieces have in common."""
 _mapper: CodeType | None = None
 """The code of that function."""
 _mapped: Any = None
@@ -127,6 +129,10 @@ def map_begins(frame: FrameType, _: Any) -> None:
     """Note that the futures of one `Executor.map` follow."""
     global _call, _mapper
     _call, _mapper = handles.Call(), frame.f_code
+    if hasattr(sys, "monitoring"):  # before Python 3.12, a frame at its return is another object
+        # Nobody can look at what a map handed out before it ended of an error of its source.
+        _call.seen = True
+        _begun[_id(frame)] = _call
 
 
 def map_of_begins(attribute: str) -> monitor.Handler:
@@ -140,9 +146,12 @@ def map_of_begins(attribute: str) -> monitor.Handler:
     return handler
 
 
-def map_ends(_frame: FrameType, _: Any) -> None:
-    """Note that they have all been made."""
+def map_ends(frame: FrameType, _: Any) -> None:
+    """Note that they have all been made, and that the page gets them."""
     global _call, _mapper, _mapped
+    call = _begun.pop(_id(frame), None)
+    if call is not None:
+        call.seen = False
     _call = _mapper = _mapped = None
 
 
@@ -216,4 +225,5 @@ def thread_pool_made(frame: FrameType, _: Any) -> None:
 def forget() -> None:
     """Begin anew in a forked child."""
     map_ends(sys._getframe(), None)
+    _begun.clear()
     _submissions.clear()
