@@ -107,7 +107,7 @@ def submitted(argument: str) -> monitor.Handler:
             and caller.f_code is latest.code
             and latest.executor() is executor
             and latest.function() is here[argument]
-            and latest.work[3] is work.current_call()
+            and latest.work[3] is work.current_call
             and latest.work[4] == messages.loaded()
             and latest.cell == behalf.on_behalf(caller)
         ):

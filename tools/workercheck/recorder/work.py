@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _id = events.identity
 
-_call: handles.Call | None = None
+current_call: handles.Call | None = None
 """Of the `Executor.map`, or the like, that hands work out now."""
 _begun: dict[int, handles.Call] = {}
 """By the id of the frame of such a call, as long as it runs: what its pieces have in common."""
@@ -75,7 +75,7 @@ def work_of(
         Of the method: others may be called by the same instruction.
     """
     here, caller = frame.f_locals, frame.f_back
-    call = _call_of(caller) if _call is not None else None
+    call = _call_of(caller) if current_call is not None else None
     function = here.get(argument) if call is None or _mapped is None else _mapped
     sign, kept = naming.sign_of(function, here.get("args"))
     key: Any = None
@@ -103,11 +103,6 @@ def work_of(
     return work
 
 
-def current_call() -> handles.Call | None:
-    """Return the `Executor.map`, or the like, that hands work out now, None where none does."""
-    return _call
-
-
 def _sibling(caller: FrameType | None) -> handles.Handle | None:
     """Return the handle of other work of an `Executor.map` that hands more out as it is read."""
     if caller is None or caller.f_code.co_name != "result_iterator":
@@ -120,19 +115,19 @@ def _call_of(caller: FrameType | None) -> handles.Call | None:
         if caller is None:
             break
         if caller.f_code is _mapper:
-            return _call
+            return current_call
         caller = caller.f_back
     return None
 
 
 def map_begins(frame: FrameType, _: Any) -> None:
     """Note that the futures of one `Executor.map` follow."""
-    global _call, _mapper
-    _call, _mapper = handles.Call(), frame.f_code
+    global current_call, _mapper
+    current_call, _mapper = handles.Call(), frame.f_code
     if hasattr(sys, "monitoring"):  # before Python 3.12, a frame at its return is another object
         # Nobody can look at what a map handed out before it ended of an error of its source.
-        _call.seen = True
-        _begun[_id(frame)] = _call
+        current_call.seen = True
+        _begun[_id(frame)] = current_call
 
 
 def map_of_begins(attribute: str) -> monitor.Handler:
@@ -148,11 +143,11 @@ def map_of_begins(attribute: str) -> monitor.Handler:
 
 def map_ends(frame: FrameType, _: Any) -> None:
     """Note that they have all been made, and that the page gets them."""
-    global _call, _mapper, _mapped
+    global current_call, _mapper, _mapped
     call = _begun.pop(_id(frame), None)
     if call is not None:
         call.seen = False
-    _call = _mapper = _mapped = None
+    current_call = _mapper = _mapped = None
 
 
 def whole_made(frame: FrameType, _: Any) -> None:
