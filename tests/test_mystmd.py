@@ -68,7 +68,7 @@ def test_pages_that_mystmd_does_not_execute_have_no_verdict(project: Path) -> No
     assert 1 == build(project).status
     kept = build(project)
     assert 2 == kept.status, kept.err
-    assert "remove what it has kept of earlier runs" in kept.err
+    assert "remove the outputs that it kept from earlier runs" in kept.err
     shutil.rmtree(project / "_build")
     (project.parent / "jupyter" / "jupyter_server_config.py").write_text("raise SystemExit(1)")
     without_server = build(project)
