@@ -17,7 +17,7 @@ import pytest
 from loky import process_executor as loky
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
-from workercheck.recorder import failure, mapped
+from workercheck.recorder import events, failure, mapped, messages, numbered
 
 
 @pytest.fixture
@@ -273,6 +273,18 @@ def test_what_only_mentions_a_number_has_none(thing: object) -> None:
     assert failure.work_id_of(pickle.dumps(thing)) is None
     assert failure.work_id_of(b"") is None
     assert failure.work_id_of(b"work_id\x00K\x03") is None
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_message_that_cannot_be_told_apart_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(events, "failed", lambda what, _: said.append(what))
+    if fails:
+        monkeypatch.setattr(numbered, "known_by", None)
+    known = messages._known_by(b"message", None)
+    assert (fails, ["a message"] if fails else []) == (known == 0, said)
 
 
 def test_number_is_no_fingerprint_and_can_be_divided() -> None:

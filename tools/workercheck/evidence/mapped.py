@@ -128,18 +128,21 @@ class MappedFiles:
         """
         latest = -1, 0
         found = None
-        for file, ring in self._rings_of(_mapped.RUNS):
-            for key, place, within, moment in _records(ring) if file.pid == pid else ():
-                first = key >> 32
-                is_of_pool = key & 0xFFFFFFFF == pool and first <= number
-                if is_of_pool and (first, moment) >= latest:
+        for _, ring in self._rings_of(_mapped.RUNS, pid):
+            for known_by, place, within, moment in _records(ring):
+                first, of_pool = _mapped.divided(known_by)
+                if of_pool == pool and first <= number and (first, moment) >= latest:
                     latest, found = (first, moment), Sent(pid, place, 0, within)
         return found
 
-    def _rings_of(self, kind: str) -> list[tuple[_File, bytes]]:
-        """Return the rings of all processes, the oldest process first."""
-        rings = [(file, file.read()) for file in self._files() if file.kind == kind]
-        rings += [ring for ring in self._rings if ring[0].kind == kind]
+    def _rings_of(self, kind: str, pid: int | None = None) -> list[tuple[_File, bytes]]:
+        """Return the rings of one process, or of all, the oldest process first."""
+
+        def is_wanted(file: _File) -> bool:
+            return file.kind == kind and pid in (None, file.pid)
+
+        rings = [(file, file.read()) for file in self._files() if is_wanted(file)]
+        rings += [ring for ring in self._rings if is_wanted(ring[0])]
         return sorted(rings, key=lambda ring: ring[0].ns)
 
     def ended_at_work(self, is_alive: Callable[[int, float], bool]) -> Iterator[dict[str, Any]]:

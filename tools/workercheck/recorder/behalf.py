@@ -65,11 +65,7 @@ def test() -> str:
 
 def on_behalf(frame: FrameType | None = None) -> str | None:
     """Return the message id of the cell, or the test, on whose behalf this code runs."""
-    # Asked for each task: no function is called where a look tells enough.
-    modules = sys.modules
-    if "ipykernel.kernelapp" in modules and runs_kernel():
-        return _cell(frame)
-    return _running_test or (test() if "_pytest" in modules else _inherited_test) or None
+    return _cell(frame) if runs_kernel() else test() or None
 
 
 def is_anybodys(frame: FrameType | None) -> bool:

@@ -134,15 +134,12 @@ def register(
     key
         An object that stands for the handle where it is told of a failure.
     """
-    work = what, place, owned, call, messages.loaded()
+    note(thing, (what, place, owned, call, messages.loaded()), key)
+
+
+def note(thing: Any, work: Work, key: Any = None) -> None:
+    """Note a handle of work that is described already, as `register`."""
     _noted[_id(thing if key is None else key)] = _reference(thing), work
-    if len(_noted) > _next_sweep:
-        _sweep()
-
-
-def note(thing: Any, work: Work) -> None:
-    """Note a handle of work that is described already, as `register`, but quickly."""
-    _noted[_id(thing)] = _reference(thing), work
     if len(_noted) > _next_sweep:
         _sweep()
 

@@ -32,9 +32,10 @@ DOING_SIZE = 4096
 
 SENT_RECORD = Struct("<QQQQ")
 """The fingerprint of a message, its place, the fingerprint of the message that it answers, or is
-sent on behalf of, and when it was made, in nanoseconds of the clock of the events."""
-"""In the ring of runs: the first number of a run and below that, in 32 bits, the pool; then the
-place, on behalf of which message, and when."""
+sent on behalf of, and when it was made, in nanoseconds of the clock of the events.
+
+In the ring of runs, `numbered` of the first work of a run, with its pool in the place of the pid,
+stands where the fingerprint is."""
 SENT_COUNT = 2048
 """Records in a ring."""
 

@@ -315,9 +315,14 @@ def loaded() -> int:
 
 
 def _known_by(message: "Any", caller: "FrameType | None") -> int:
-    from workercheck.recorder import numbered
+    # A page may make every import fail, and gets the error of its load all the same.
+    try:
+        from workercheck.recorder import numbered
 
-    return numbered.known_by(message, caller)
+        return numbered.known_by(message, caller)
+    except Exception as exc:
+        events.failed("a message", exc)
+        return 0
 
 
 def answers(number: int) -> None:

@@ -71,7 +71,7 @@ _pools: weakref.WeakKeyDictionary[Any, Pool] = weakref.WeakKeyDictionary()
 _count = 0
 _ring: Any = None
 _offsets: Any = None
-_pack_record: Any = None
+_mapped: Any = None
 
 
 def _reference(function: Any) -> Callable[[], Any]:
@@ -120,11 +120,8 @@ def submitted(argument: str) -> monitor.Handler:
             # What calls from a library may be called from anywhere.
             if caller is not None and frames.is_reader(caller):
                 _latest = _Statement(executor, here.get(argument), caller, of, pool)
-        handles.note(future, of)
+        work.handed_out(future, of)
         _number(executor, future, of, pool)
-        # Quick work may have failed before its future was handed out.
-        if future._exception is not None:
-            handles.failed(handles.of(future), future._exception)
 
     return handler
 
@@ -146,12 +143,12 @@ def _number(executor: Any, future: Any, of: handles.Work, pool: Pool) -> None:
 
 def _write(pool: Pool) -> None:
     """Write where the current run of a pool began."""
-    global _ring, _offsets, _pack_record
+    global _ring, _offsets, _mapped
     if _ring is None:
         from workercheck.recorder import mapped
 
         _ring, _offsets = mapped.map_ring(mapped.RUNS)
-        _pack_record = mapped.pack_record
+        _mapped = mapped
     offset = next(_offsets)
     if offset == 0:  # from here on, the ring overwrites runs that still go on
         for other in list(_pools.values()):
@@ -162,8 +159,8 @@ def _write(pool: Pool) -> None:
 
 
 def _pack(offset: int, pool: Pool) -> None:
-    first = (pool.first & 0xFFFFFFFF) << 32 | pool.number
-    _pack_record(_ring, offset, first, pool.place, pool.message, events.Kept.clock_ns())
+    first = _mapped.numbered(pool.first, pool.number)
+    _mapped.pack_record(_ring, offset, first, pool.place, pool.message, events.Kept.clock_ns())
 
 
 def known_by(message: Any, frame: FrameType | None) -> int:

@@ -49,13 +49,17 @@ def submitted(argument: str) -> monitor.Handler:
     def handler(frame: FrameType, future: Any) -> None:
         work = work_of(frame, future, argument, handler)
         if work is not None:
-            handles.note(future, work)
-            # Quick work may have failed before its future was handed out.
-            error = getattr(future, "_exception", None)
-            if error is not None:
-                handles.failed(handles.of(future), error)
+            handed_out(future, work)
 
     return handler
+
+
+def handed_out(future: Any, work: handles.Work) -> None:
+    """Note the future of a piece of work, which may have failed before it was handed out."""
+    handles.note(future, work)
+    error = getattr(future, "_exception", None)
+    if error is not None:
+        handles.failed(handles.of(future), error)
 
 
 def work_of(
