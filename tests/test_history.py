@@ -168,3 +168,47 @@ def test_worker_that_starts_as_its_executor_is_shut_down_is_no_lost_work(
     events = [starts(7, 1, "ipykernel_launcher"), ev.CellStarted(pid=1, time=1, cell=0), failed]
     findings = rules.lost(History(page_of_tags([[]]), events))
     assert [finding.kind for finding in findings] == kinds
+
+
+def test_pool_that_breaks_before_a_submit_returns_has_lost_what_its_worker_had() -> None:
+    fields: dict[str, object] = {field.name: None for field in dc.fields(ev.Place)}
+    fields |= {"text": "", "whole": "", "through": "", "names": []}
+
+    def place(number: int, line: int) -> ev.Place:
+        here = {"pid": 7, "time": 1, "id": number, "file": "page.py", "line": line}
+        return ev.Place(**fields | here | {"executor": "concurrent.futures.process"})
+
+    events = [
+        starts(7, 1, "ipykernel_launcher"),
+        ev.CellStarted(pid=1, time=1, cell=0),
+        place(1, 1),
+        ev.ChildStarted(
+            pid=7,
+            time=1,
+            child=8,
+            place=1,
+            target="concurrent.futures.process._process_worker",
+            argv=[],
+            owned=False,
+            pool=0,
+            replaces=False,
+        ),
+        ev.CellStarted(pid=1, time=2, cell=1),
+        ev.PoolBroken(
+            pid=7,
+            time=2,
+            executor="concurrent.futures.process",
+            pids=[8],
+            ended=[8],
+            doomed=[0],
+            message="",
+        ),
+        place(2, 2),
+        ev.ShutdownStarted(pid=1, time=3),
+        ev.EndedAtWork(pid=1, time=4, child=8, is_loading=False, fingerprint=5, globals=[]),
+        ev.MessageSent(
+            pid=1, time=4, fingerprint=5, to=8, sender=7, place=2, reply_to=0, within=0
+        ),
+    ]
+    (finding,) = rules.lost(History(page_of_tags([[], []]), events))
+    assert finding.cell == 1

@@ -9,6 +9,7 @@ import pickletools
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -441,6 +442,18 @@ def test_task_that_a_breaking_pool_still_sends_keeps_its_place(breaks: bool) -> 
         assert sent_later.doomed_places(queue.pending_work_items) == [17]
     queue.pending_work_items.clear()
     assert feed(queue.failed) == (17 if breaks else 0)
+    sent_later.forget()
+    handles.forget()
+
+
+def test_place_of_a_task_whose_submit_has_not_returned_when_its_pool_breaks() -> None:
+    class Task:
+        future = Future[int]()
+
+    note = threading.Timer(0.05, handles.register, (Task.future, "future", 17), {"owned": True})
+    note.start()
+    assert sent_later.doomed_places({0: Task()}) == [17]
+    note.join()
     sent_later.forget()
     handles.forget()
 

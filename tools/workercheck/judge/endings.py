@@ -31,6 +31,7 @@ class _Deaths:
         self.history = history
         self.findings: list[Finding] = []
         self.explained = {e.pid for e in history.of(ev.LoadFailed)}
+        self.last_message = {e.child: e for e in history.of(ev.EndedAtWork)}
         self._ended_at_work()
         self._initializers()
         self._broken_pools()
@@ -64,6 +65,11 @@ class _Deaths:
                 self._add(e, e.child, work, what, thing)
             else:
                 self._add(e, e.child, work, _AT_WORK, _object_of(work) or thing)
+
+    def _work_of_last_message(self, child: int) -> Work | None:
+        """Return the work that a process had as it ended, None where it is not known."""
+        last = self.last_message.get(child)
+        return self.history.work_of_message(last.fingerprint, last) if last is not None else None
 
     def _may_be_ended_by_reader(self, work: Work | None) -> bool:
         """Tell whether the reader's own code ended a worker like the one that had some work."""
@@ -114,15 +120,16 @@ class _Deaths:
             work = next(
                 (work for place in e.doomed if (work := self.history.work_at(e.pid, place))), None
             )
-            if work is None:
-                work = next((w for pid in ended if (w := self.history.work_of_process(pid))), None)
+            if work is None:  # a worker may end before the call that handed its task out returns
+                works = [*map(self._work_of_last_message, ended)]
+                works += map(self.history.work_of_process, ended)
+                work = next(filter(None, works), None)
             child = (ended or e.pids or [0])[0]
             self._add(e, child, work, _AT_WORK, _object_of(work), executor=e.executor)
 
     def _exits(self) -> None:
         before_work: dict[object, list[ev.Exited]] = {}
         reruns: dict[str, list[ev.Exited]] = {}
-        last_message = {e.child: e for e in self.history.of(ev.EndedAtWork)}
         for e in self.history.of(ev.Exited):
             if e.child in self.explained or self.history.is_after_shutdown(e):
                 continue
@@ -132,8 +139,7 @@ class _Deaths:
                 continue
             if self.history.was_ended_on_purpose(e.child):
                 continue
-            last = last_message.get(e.child)
-            work = self.history.work_of_message(last.fingerprint, last) if last else None
+            work = self._work_of_last_message(e.child)
             if library is not None and library.answers:
                 work = self.history.work_of_process(e.child)
                 if self.history.has_work(e.child):

@@ -99,9 +99,10 @@ def doomed_places(items: dict[int, Any]) -> list[int]:
     list of int
         Each place once, 0 for those that are not known.
     """
-    doomed = {
-        number: handles.of(getattr(item, "future", None)) for number, item in list(items.items())
-    }
+    futures = {number: getattr(item, "future", None) for number, item in list(items.items())}
+    for future in futures.values():
+        place_of_running(future)
+    doomed = {number: handles.of(future) for number, future in futures.items()}
     known = {number: handle.place for number, handle in doomed.items() if handle is not None}
     _doomed[_id(items)] = items, known
     return list(dict.fromkeys(handle.place_within if handle else 0 for handle in doomed.values()))
