@@ -246,6 +246,20 @@ if __name__ == "__main__":
     with multiprocessing.Pool(1) as pool:
         pool.map(print, [Fragile()])
 """
+CANNOT_IMPORT = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name.startswith("workercheck"):
+            raise ImportError(name)
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Finder())
+    with ProcessPoolExecutor(1) as executor:
+        print(executor.submit(abs, -1).result())
+"""
 UNWATCHED = """
 pass
 """
@@ -377,6 +391,12 @@ def test_command_is_named_for_its_script_and_not_for_a_file_that_it_writes(folde
     assert [page["source"] for page in run.report["pages"]] == ["unwatched.py"]
 
 
+def test_program_in_which_nothing_can_be_imported_runs_as_ever(runs: dict[str, Watched]) -> None:
+    run = runs["cannot_import"]
+    assert (1, "1\n") == (run.status, run.out), run.err
+    assert [kind for _, kind, _ in run.found] == ["not-watched"]
+
+
 def test_why_a_command_was_ended_is_said(runs: dict[str, Watched]) -> None:
     assert "the command was ended: 20 workers of one pool failed" in runs["respawns"].err
     assert "the command was ended: 20 workers of one pool failed" in runs["respawns_mute"].err
@@ -405,6 +425,15 @@ def test_command_or_option_that_is_not_there_is_named(words: list[str], message:
     )
     assert 2 == done.returncode
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("words", [["run", "--", "true"], ["lint", "."], ["html"]])
+def test_current_folder_that_was_removed_is_said(words: list[str], tmp_path: Path) -> None:
+    program = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
+    command = ["sh", "-c", program, "sh", sys.executable, "-P", "-m", "workercheck", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert 2 == done.returncode
+    assert done.stderr.startswith("workercheck: the current folder cannot be found")
 
 
 def started(*argv: str) -> ev.ProcessStarted:

@@ -446,13 +446,20 @@ def test_task_that_a_breaking_pool_still_sends_keeps_its_place(breaks: bool) -> 
     handles.forget()
 
 
-def test_place_of_a_task_whose_submit_has_not_returned_when_its_pool_breaks() -> None:
+@pytest.mark.parametrize("how", ["a pool that breaks", "the thread of a pool"])
+def test_place_of_a_task_whose_submit_has_not_returned(how: str) -> None:
     class Task:
         future = Future[int]()
 
+    def sends(cache: dict[int, Future[int]]) -> int:
+        return sent_later.pool_task(sys._getframe(), (0, 0, abs, (), {}))
+
     note = threading.Timer(0.05, handles.register, (Task.future, "future", 17), {"owned": True})
     note.start()
-    assert sent_later.doomed_places({0: Task()}) == [17]
+    if how == "a pool that breaks":
+        assert sent_later.doomed_places({0: Task()}) == [17]
+    else:
+        assert sends({0: Task.future}) == 17
     note.join()
     sent_later.forget()
     handles.forget()

@@ -149,8 +149,7 @@ def watched_load(real: "Any") -> type:
             if carries is None:
                 carries = _classify(caller)
         except ValueError:  # called from C, as concurrent.interpreters does
-            carries, caller = True, None
-            _get_ready()
+            carries, caller = _is_or_gets_ready(), None
         if not carries:
             try:
                 return real(*args, **kwargs)
@@ -247,8 +246,7 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
             if carries is None:
                 carries = _classify(caller)
         except ValueError:
-            carries, caller = True, None
-            _get_ready()
+            carries, caller = _is_or_gets_ready(), None
         try:
             result = real(*args, **kwargs)
         except BaseException as exc:
@@ -378,7 +376,8 @@ def _caller() -> "tuple[FrameType | None, bool]":
 
 
 def _classify(frame: "FrameType") -> bool:
-    _get_ready()
+    if not _is_or_gets_ready():
+        return False
     carries = bool(_frames.carries_messages(frame))
     if carries and _frames.calls_no_tasks(frame):
         _carriers[_id(frame.f_globals)] = frame.f_globals
@@ -402,6 +401,16 @@ def _get_ready() -> None:
         _is_worker = this_process.is_worker()
         _own = mapped.numbered(0, _Kept.getpid())
         _is_ready = True
+
+
+def _is_or_gets_ready() -> bool:
+    """Get ready, and tell whether that succeeded: a page may make every import fail."""
+    try:
+        _get_ready()
+    except Exception as exc:
+        events.failed("messages", exc)
+        return False
+    return True
 
 
 def import_rest() -> None:

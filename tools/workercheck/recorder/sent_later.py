@@ -44,7 +44,7 @@ def pool_task(frame: FrameType, task: Any) -> int:
     if not (cache and task):
         return 0
     numbers = task[1] if type(task[1]) is tuple else task  # billiard says first that it is a task
-    return handles.place_of(cache.get(numbers[0]))
+    return place_of_running(cache.get(numbers[0]))
 
 
 def object_put(frame: FrameType, _: Any) -> None:
@@ -60,7 +60,10 @@ def object_put(frame: FrameType, _: Any) -> None:
 
 
 def place_of_running(future: Any) -> int:
-    """Return the place of a future whose work has begun, though `submit` may not have returned."""
+    """Return the place of a future or a result whose work has begun.
+
+    The call that hands it out may not have returned.
+    """
     return handles.place_of(future) or _wait_for_place(future)
 
 

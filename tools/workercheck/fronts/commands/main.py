@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 clean, 1 findings, 2 evidence is missing.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        os.getcwd()
+    except OSError as error:  # somebody has removed it since the shell went there
+        print(f"workercheck: the current folder cannot be found: {error}", file=sys.stderr)
+        return 2
     if arguments[:1] == ["doctor"]:
         if why := extra.missing("start a kernel"):
             print(why, file=sys.stderr)
