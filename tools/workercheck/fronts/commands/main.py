@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        os.getcwd()
+        Path.cwd()
     except OSError as error:  # somebody has removed it since the shell went there
         print(f"workercheck: the current folder cannot be found: {error}", file=sys.stderr)
         return 2
