@@ -84,6 +84,9 @@ class Library:
     wrapped : mapping of str to iterable of str
         The functions that pickle a message, by module: they are wrapped, because only a wrapper
         learns of an error.
+    lookups : mapping of str to iterable of str
+        The functions by which a worker finds what it was sent the name of, by module: what one of
+        them cannot find could not be loaded.
     for_reader : iterable of str
         Modules whose processes run a function of the reader's, to whom they tell how it ended.
     runs : iterable of str
@@ -143,6 +146,7 @@ class Library:
         public: "Mapping[str, str] | None" = None,
         functions: "Functions | None" = None,
         wrapped: "Mapping[str, Iterable[str]] | None" = None,
+        lookups: "Mapping[str, Iterable[str]] | None" = None,
         for_reader: "Iterable[str]" = (),
         runs: "Iterable[str]" = (),
         senders: "Functions | None" = None,
@@ -170,6 +174,7 @@ class Library:
         self.public = dict(public or {})
         self.functions = dict(functions or {})
         self.wrapped = dict(wrapped or {})
+        self.lookups = dict(lookups or {})
         self.for_reader = tuple(for_reader)
         self.runs = tuple(runs)
         self.senders = dict(senders or {})
@@ -740,6 +745,8 @@ LIBRARIES = (
             # A worker says that it has a task before it runs it.
             "pebble.common.process": (("process_execute", "task-begins"),),
         },
+        # Of a decorated function, only the name is sent: unless forked, a worker imports it.
+        lookups={"pebble.common.process": ("_function_lookup",)},
         senders={"pebble.pool.process": (("WorkerManager.dispatch", "future task.future"),)},
         one_call=("pebble.common.process.function_handler",),
         answers=True,

@@ -77,9 +77,9 @@ def cell(frame: FrameType | None = None) -> str | None:
     """Return the message id of the cell on whose behalf this code runs, None where nothing tells.
 
     ipykernel keeps it in a context variable: a task of `asyncio` still knows the cell that
-    created it when it runs during a later one. A thread works for the cell that started it, a
-    task of a thread pool for the cell that submitted it; a thread that a library started for
-    itself works for no cell that is known.
+    created it when it runs during a later one, also where its loop runs in another thread. Else a
+    thread works for the cell that started it, and a task of a thread pool for the cell that
+    submitted it; a thread that a library started for itself works for no cell that is known.
     """
     return _cell(frame) if runs_kernel() else None
 
@@ -91,24 +91,28 @@ def _cell(frame: FrameType | None) -> str | None:
 
             known = _cell_of_thread.get(threading.current_thread())
             if known is not None:
-                return _cell_of_task(frame) or known or _cell_of_context(None)
-        return _cell_of_context(_kernel)
+                # A thread begins with no context or its starter's; a loop's tasks have their own.
+                return _cell_of_task(frame) or _cell_of_context() or known or None
+        return _cell_of_context() or _message_of(_get_kernel().get_parent("shell"))
     except Exception:
         return None
 
 
-def _cell_of_context(kernel: Any) -> str | None:
-    """Return the cell of this context; of the kernel, where the context has none."""
+def _cell_of_context() -> str | None:
+    """Return the cell of this context, None where the context has none."""
+    context = getattr(_get_kernel(), "_shell_parent", None)  # ipykernel 7 and later
+    return _message_of(context.get(None)) if context is not None else None
+
+
+def _get_kernel() -> Any:
     global _kernel
     if _kernel is None:
-        kernel = _kernel = sys.modules["ipykernel.kernelapp"].IPKernelApp.instance().kernel
-    context = getattr(_kernel, "_shell_parent", None)  # ipykernel 7 and later
-    parent = context.get(None) if context is not None else None
-    if not parent:
-        if kernel is None:
-            return None
-        parent = kernel.get_parent("shell")
-    return str(parent["header"]["msg_id"])
+        _kernel = sys.modules["ipykernel.kernelapp"].IPKernelApp.instance().kernel
+    return _kernel
+
+
+def _message_of(parent: Any) -> str | None:
+    return str(parent["header"]["msg_id"]) if parent else None
 
 
 def _cell_of_task(frame: FrameType | None) -> str | None:
@@ -153,7 +157,7 @@ def _is_dispatcher(frame: FrameType) -> bool:
 def _is_given(dispatcher: FrameType) -> bool:
     """Tell whether the reader gave a dispatcher what it calls."""
     if runs_kernel() and frames.module_of(dispatcher).startswith("asyncio."):
-        return _cell_of_context(None) is not None  # of which the kernel's own loop knows nothing
+        return _cell_of_context() is not None  # of which the kernel's own loop knows nothing
     caller = dispatcher.f_back
     while caller is not None and caller.f_code.co_filename.startswith(frames.STDLIB):
         caller = caller.f_back

@@ -146,6 +146,8 @@ def start() -> None:
     for library in LIBRARIES:
         for module, names in library.wrapped.items():
             monitor.on_arrival(module, _watcher_of_dumps(tuple(names)))
+        for module, names in library.lookups.items():
+            monitor.on_arrival(module, _watcher_of_lookups(tuple(names)))
         for module, classes in library.numbered.items():
             monitor.on_arrival(module, _watcher_of_numbered(classes))
         for module, senders in library.senders.items():
@@ -175,6 +177,10 @@ def _at_exit() -> None:
 
 def _watcher_of_dumps(names: tuple[str, ...]) -> Any:
     return lambda module: messages.watch_dumps(module, names)
+
+
+def _watcher_of_lookups(names: tuple[str, ...]) -> Any:
+    return lambda module: messages.watch_lookups(module, names)
 
 
 def _watcher_of_numbered(classes: tuple[str, str]) -> Any:
