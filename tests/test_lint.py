@@ -659,12 +659,15 @@ def lost_objects(path: Path) -> bool:
 
 ONLY_A_RUN = {
     "loky-pickles-by-name",
+    "loop-given-a-process-pool",
     "pebble-decorator-on-the-page",
     "script-from-standard-input",
+    "worker-older-than-its-function-fork",
 }
 """Pages of which the lint does not read enough.
 
-They hand the text of a script to the shell, tell a library how to pickle, or decorate a function.
+They hand the text of a script to the shell, tell a library how to pickle, decorate a function, hand
+a method of a pool to an event loop, or fork a worker before they define its function.
 """
 
 OWN = [path for path in FAULTS if lost_objects(path)]

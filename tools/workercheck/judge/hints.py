@@ -25,9 +25,9 @@ GUARD = (
 
 GONE = (
     "The message refers to something that no longer exists: a manager that was shut down, shared "
-    "memory that was unlinked, a lock or a queue that the page no longer holds, or the process "
-    "that sent the message. Keep the manager, the memory, the lock or the process until the work "
-    "is done."
+    "memory that was unlinked, a lock or a queue that the page no longer holds, the process that "
+    "sent the message, or a file that was removed. Keep the manager, the memory, the lock, the "
+    "process or the file until the work is done."
 )
 
 AUTHKEY = (
@@ -53,6 +53,17 @@ _INSTEAD = {
         "Send the coroutine function, and let the worker run it with asyncio.run: a coroutine "
         "cannot be pickled.",
         "Let the function in the worker run its coroutine, with asyncio.run.",
+    ),
+    **dict.fromkeys(
+        ("dict_keys", "dict_values", "dict_items"),
+        (
+            "Send a list of it: a view of a dictionary cannot be pickled.",
+            "Return a list of it: a view of a dictionary cannot be pickled.",
+        ),
+    ),
+    "memoryview": (
+        "Send the bytes: a memoryview cannot be pickled.",
+        "Return the bytes: a memoryview cannot be pickled.",
     ),
     "generator": (
         "Send a list of what the generator yields, or make the generator inside the worker.",
@@ -137,7 +148,7 @@ def failed_load(
             f"{thing}, which is {e.found} in a worker under {method or 'this start method'}."
         )
     if thing is not None and thing.startswith("__main__.") and e.exception == "AttributeError":
-        return by_value(thing.split(".")[1], executor, through)
+        return by_value(thing.split(".")[1], executor, through, method)
     if e.exception == "AttributeError" and wording.is_missing_from_module(e):
         return (
             "Import the same version of the module in the page and in the worker: the worker "
@@ -151,10 +162,23 @@ def failed_load(
     return f"Loading {name} fails: fix its __setstate__ or __reduce__, or send plain data."
 
 
-def by_value(name: str, executor: str | None, through: str) -> str:
-    """Say how a function or a class of the page gets to a worker."""
+def by_value(name: str, executor: str | None, through: str, method: str | None = None) -> str:
+    """Say how a function or a class of the page gets to a worker.
+
+    Parameters
+    ----------
+    name
+        Of the function or the class.
+    executor, through, method
+        As for `failed_load`.
+    """
     library = libraries.library_of(executor)
     move = f"Move {name} into a module that both processes can import"
+    if method == "fork":
+        move = (
+            f"Define {name} before the worker starts, which under fork is a copy of the page as it "
+            f"was then, or move {name} into a module that both processes can import"
+        )
     if library is not None and library.by_value:
         return f"{move}: it was pickled by name, not by value."
     if through == "adaptive":
@@ -201,7 +225,8 @@ def failed_dump(
             "pickle follows each reference, and gives up where there are too many in a row."
         )
     sought = _SOUGHT.search(error)
-    if is_at_top_level and sought is not None and name in sought[1]:
+    # What has no module, such as a function that was made of a text, cannot be kept in one.
+    if is_at_top_level and "." in (thing or "") and sought is not None and name in sought[1]:
         return (
             f"Keep {name} under its own name in its module: pickle sends the name {thing}, and "
             "there is nothing under it."
@@ -232,13 +257,13 @@ def failed_dump(
             f"{_to_the_top_level(name)}: pickle stores a function by its name, and this name "
             f"cannot be looked up. By default, {library.name} pickles functions by value."
         )
+    if is_to_blame and error.startswith("cannot pickle"):
+        return f"Send plain data, and make the {name} inside the worker: it cannot be pickled."
     if library is not None and library.by_value:
         return (
             f"Send plain data: {part} in {name}, or in something that {name} refers to, cannot be "
             f"pickled{such}. Create that object inside the worker."
         )
-    if is_to_blame and error.startswith("cannot pickle"):
-        return f"Send plain data, and make the {name} inside the worker: it cannot be pickled."
     if not is_to_blame:
         return (
             f"Send plain data: {part} that is sent with {name} cannot be pickled{such}. Create "

@@ -23,6 +23,7 @@ MACHINERY = (
     "collections.",
     "concurrent.",
     "copyreg.",
+    "dask._",
     "dill.",
     "enum.",
     "functools.",

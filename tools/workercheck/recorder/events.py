@@ -203,6 +203,7 @@ def qualified(thing: object) -> "str | None":
         owner = attribute(thing, "__objclass__") or type(attribute(thing, "__self__"))
         module = owner.__module__
     if type(module) is not str:
-        # A class may say that it has no module; an exception of it still has a name.
-        return text(name)[:300] if is_a(thing, type) else None
+        # A class may say that it has no module, and a function that is made of a text has none.
+        has_name = is_a(thing, type) or type(thing).__name__ == "function"
+        return text(name)[:300] if has_name else None
     return text(name if module == "builtins" else module + "." + name)[:300]

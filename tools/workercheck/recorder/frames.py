@@ -10,6 +10,7 @@ import sys
 
 from workercheck.libraries import (
     BOOTSTRAPS,
+    DISPATCHERS,
     DOES_WITHOUT,
     FALLS_BACK,
     MODULES,
@@ -245,10 +246,17 @@ def executor_behind(frame: FrameType | None) -> str:
 
 
 def library_behind(frame: FrameType | None) -> str:
-    """Return the package that called the executor for the reader, empty where the reader did."""
+    """Return the package that called the executor for the reader, empty where the reader did.
+
+    What a dispatcher calls, such as an event loop, is the choice of who gave it that: the package
+    that runs the loop has called nothing.
+    """
     while frame is not None and kind(frame) in (CARRIER, OTHER, OWN):
-        if kind(frame) == OTHER and any(part in frame.f_code.co_filename for part in _INSTALLED):
-            return str(frame.f_globals.get("__name__")).partition(".")[0]
+        if kind(frame) == OTHER:
+            if any(part in frame.f_code.co_filename for part in _INSTALLED):
+                return str(frame.f_globals.get("__name__")).partition(".")[0]
+            if path_of(frame) in DISPATCHERS:
+                return ""
         frame = frame.f_back
     return ""
 

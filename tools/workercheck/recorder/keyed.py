@@ -110,7 +110,10 @@ def erred(frame: FrameType, _: Any) -> None:
     handle = _sent_off.pop(here["ts"].key, None)
     if handle is not None and handle.thing() is None:
         exception, _, message = (here.get("exception_text") or "").partition("(")  # of its `repr`
-        handles.fail(handle, exception, events.text(message)[:1000].rstrip(")").strip("'\""))
+        message = message.removesuffix(")")
+        if message[:1] in ("'", '"') and message[:1] == message[-1:]:
+            message = message[1:-1]
+        handles.fail(handle, exception, events.text(message)[:1000])
 
 
 def begins(frame: FrameType, _: Any) -> None:
