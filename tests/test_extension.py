@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +83,25 @@ def test_red_page_stays_red_until_it_is_mended(site: Site) -> None:
     (site.source / "broken.md").unlink()
     build = site.build()
     assert ["good"] == [page["docname"] for page in build.report["pages"]]
+
+
+def test_notebooks_that_myst_nb_writes_into_the_source_folder_are_no_pages(site: Site) -> None:
+    site.conf('extensions = ["myst_nb", "workercheck"]\nexclude_patterns = ["html"]\n')
+    site.write("index", text="# Index\n\n```{toctree}\n:glob:\n\n*\n```\n")
+    page = site.write("broken", BROKEN)
+    site.write("good", PASSES)
+
+    def build() -> tuple[int, list[str]]:
+        command = [sys.executable, "-m", "sphinx", "-q", ".", "html"]
+        done = subprocess.run(command, cwd=site.source, capture_output=True, check=False)
+        told = json.loads((site.source / "html" / "workercheck" / "report.json").read_text())
+        return done.returncode, [found["docname"] for found in told["pages"]]
+
+    assert (1, ["broken", "good"]) == build()
+    assert (site.source / "jupyter_execute" / "broken.ipynb").exists()
+    assert (1, ["broken", "good"]) == build()
+    page.unlink()
+    assert (0, ["good"]) == build()
 
 
 def test_lines_follow_the_text_without_a_new_run(site: Site) -> None:

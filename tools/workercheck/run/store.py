@@ -12,13 +12,13 @@ import errno
 import functools
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -251,8 +251,9 @@ def read_seconds(content: bytes) -> tuple[str, float]:
 
 
 def is_duration(value: object) -> bool:
-    """Tell whether a value, of whatever type, is a number of seconds."""
-    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+    """Tell whether a value, of whatever type, is a number of seconds that Python can wait."""
+    longest = threading.TIMEOUT_MAX
+    return type(value) in (int, float) and 0 <= value <= longest  # type: ignore[operator]
 
 
 def _is_output(output: Mapping[str, object]) -> bool:

@@ -13,7 +13,11 @@ from workercheck import __version__
 from workercheck.fronts.sphinx import domain, files, settings
 from workercheck.fronts.sphinx.domain import WorkercheckDomain
 from workercheck.fronts.sphinx.execution import Execution
-from workercheck.fronts.sphinx.internals import UnexpectedCellDirective, built_within
+from workercheck.fronts.sphinx.internals import (
+    OUTPUT_FOLDER,
+    UnexpectedCellDirective,
+    built_within,
+)
 from workercheck.fronts.sphinx.interruption import sigterm_like_sigint
 from workercheck.fronts.sphinx.parser import Parser
 from workercheck.fronts.sphinx.site_report import SiteReport
@@ -51,8 +55,14 @@ class Check:
         self.environment = environment(source)
 
     def on_config_inited(self, app: Sphinx, config: Config) -> None:
-        """Refuse what cannot be obeyed."""
+        """Refuse what cannot be obeyed, and keep the notebooks that myst-nb writes out of the site.
+
+        They are copies of pages, and stay when a page is renamed or deleted.
+        """
         settings.check(config, self.environment.packages)
+        written = Path(app.outdir).parent / OUTPUT_FOLDER
+        if written.is_relative_to(app.srcdir):
+            config.exclude_patterns.append(written.relative_to(app.srcdir).as_posix())
 
     def on_builder_inited(self, app: Sphinx) -> None:
         """Get ready; the report of an earlier build must not be taken for this one's."""

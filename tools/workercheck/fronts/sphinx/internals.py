@@ -17,6 +17,7 @@ from myst_nb.core.execute import create_client
 from myst_nb.core.execute.base import EvalNameError, NotebookClientBase
 from myst_nb.core.read import UnexpectedCellDirective
 from myst_nb.sphinx_ import Parser as MystNbParser
+from myst_nb.sphinx_ext import OUTPUT_FOLDER
 from myst_parser.config.main import MdParserConfig
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 __all__ = [
+    "OUTPUT_FOLDER",
     "EvalNameError",
     "MystNbParser",
     "NotebookClientBase",
