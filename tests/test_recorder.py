@@ -18,7 +18,15 @@ from workercheck.evidence import records as ev
 from workercheck.evidence.mapped import MappedFiles
 from workercheck.evidence.reader import Evidence
 from workercheck.recorder import failure as _failure
-from workercheck.recorder import handles, monitor311, sent_later, signals, this_process, waiting
+from workercheck.recorder import (
+    handles,
+    keyed,
+    monitor311,
+    sent_later,
+    signals,
+    this_process,
+    waiting,
+)
 
 
 @pytest.fixture
@@ -514,3 +522,12 @@ def test_each_handler_of_a_function_wrapped_twice_gets_its_caller() -> None:
         monitor311.replace(Owner, "method", "start", lambda call, _: callers.append(call.f_back))
     Owner().method()
     assert [sys._getframe()] * 2 == callers
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no 'x'"), KeyError("a"), OSError(), ValueError("f(x)"), ValueError(1, 2)]
+)
+def test_error_is_known_by_its_repr(error: Exception) -> None:
+    """A scheduler of Dask tells no more of work whose future is gone."""
+    message = str(error.args[0]) if len(error.args) == 1 else repr(error.args)[1:-1]
+    assert (type(error).__name__, message) == keyed.of_repr(repr(error))

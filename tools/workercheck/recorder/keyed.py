@@ -109,11 +109,16 @@ def erred(frame: FrameType, _: Any) -> None:
     here = frame.f_locals
     handle = _sent_off.pop(here["ts"].key, None)
     if handle is not None and handle.thing() is None:
-        exception, _, message = (here.get("exception_text") or "").partition("(")  # of its `repr`
-        message = message.removesuffix(")")
-        if message[:1] in ("'", '"') and message[:1] == message[-1:]:
-            message = message[1:-1]
-        handles.fail(handle, exception, events.text(message)[:1000])
+        handles.fail(handle, *of_repr(here.get("exception_text") or ""))
+
+
+def of_repr(text: str) -> tuple[str, str]:
+    """Return the class and the message of an error that is known by its ``repr`` only."""
+    exception, _, message = text.partition("(")
+    message = message.removesuffix(")")
+    if message[:1] in ("'", '"') and message[:1] == message[-1:]:
+        message = message[1:-1]
+    return exception, events.text(message)[:1000]
 
 
 def begins(frame: FrameType, _: Any) -> None:
