@@ -8,6 +8,8 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import weakref
+from concurrent.futures import Future
 from concurrent.futures import process as futures
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 from loky import process_executor as loky
 from workercheck.evidence import records as ev
 from workercheck.evidence.reader import Evidence
-from workercheck.recorder import events, failure, mapped, messages, numbered
+from workercheck.recorder import events, failure, handles, mapped, messages, numbered
 
 
 @pytest.fixture
@@ -244,6 +246,89 @@ def test_run_that_goes_on_is_known_however_many_others_begin(evidence: Evidence)
     assert [1, 1] == [p and p.place for p in [files.who_handed_out(n, pid, 1) for n in (0, 5)]]
     assert files.who_handed_out(0, pid, 3) is None
     assert files.who_handed_out(0, pid + 1, 1) is None
+
+
+def test_failures_of_many_futures_are_counted_at_the_line_of_each(evidence: Evidence) -> None:
+    run(
+        evidence,
+        """
+        import sys, threading
+        from concurrent.futures import ProcessPoolExecutor
+        if __name__ == "__main__":
+            executor = ProcessPoolExecutor(1)
+            executor.submit(abs, 1).result()
+            sys.setswitchinterval(1e-6)
+            def one():
+                for _ in range(400):
+                    executor.submit(int, "x")
+            def two():
+                for _ in range(400):
+                    executor.submit(int, "y")
+            threads = [threading.Thread(target=work) for work in (one, two)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for _ in range(21_000):
+                executor.submit(int, "7")
+            executor.submit(int, "z")
+            executor.shutdown()
+        """,
+    )
+    events = evidence.read(final=True)
+    places = {e.id: e.line for e in events if isinstance(e, ev.Place)}
+    told = {places[e.place]: e.count for e in events if isinstance(e, ev.Unseen)}
+    assert {10: 400, 13: 400, 21: 1} == told
+
+
+def test_handles_in_a_list_are_found_and_those_that_are_gone_forgotten() -> None:
+    def noted(things: list[Future[int]]) -> list[Any]:
+        return [weakref.ref(thing) for thing in things]
+
+    first, second, dropped = ([Future[int]() for _ in range(3)] for _ in range(3))
+    references = noted([*first, *dropped])
+    del dropped
+    handles.take(references, ("future", 5, True, None, 0))
+    try:
+        assert [5, 5, 5] == [handles.place_of(thing) for thing in first]
+        assert [] == references
+        handles.take(noted(second[:1]), ("future", 8, True, None, 0))
+        references.append(weakref.ref(second[1]))
+        assert [8, 0] == [handles.place_of(thing) for thing in second[:2]]
+        assert {5, 8} == {noted[1][1] for noted in handles._all()}
+        assert 4 == len(handles.under_way())
+    finally:
+        handles.forget()
+
+
+@pytest.mark.parametrize("library", POOLS)
+def test_what_an_idle_worker_loads_for_the_page_is_no_message(
+    evidence: Evidence, library: str
+) -> None:
+    printed = run(
+        evidence,
+        f"""
+        import pickle
+        {POOLS[library]}
+        class Noisy:
+            def __del__(self):
+                try:
+                    pickle.loads(b"broken")
+                except pickle.UnpicklingError:
+                    pickle.loads(pickle.dumps(self.__dict__))
+        class Broken:
+            def __reduce__(self):
+                return int, ("x",)
+        if __name__ == "__main__":
+            executor = Executor(1)
+            for _ in range(3):
+                executor.submit(id, Noisy()).result()
+            broken = executor.submit(print, Broken())
+            print(type(broken.exception()).__name__)
+        """,
+    )
+    assert printed.startswith("Broken")
+    assert [[17]] == lines(evidence, ev.LoadFailed)
 
 
 # --- the number in a message ----------------------------------------------------------------------

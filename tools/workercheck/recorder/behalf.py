@@ -65,7 +65,12 @@ def test() -> str:
 
 def on_behalf(frame: FrameType | None = None) -> str | None:
     """Return the message id of the cell, or the test, on whose behalf this code runs."""
-    return _cell(frame) if runs_kernel() else test() or None
+    # Asked for each task: most processes are neither a kernel nor a test's.
+    if "ipykernel.kernelapp" in sys.modules and runs_kernel():
+        return _cell(frame)
+    if "_pytest" in sys.modules or _running_test or _inherited_test:
+        return test() or None
+    return None
 
 
 def is_anybodys(frame: FrameType | None) -> bool:

@@ -98,6 +98,11 @@ By the id of the handle, or of what stands for it; entries of what has gone are 
 """
 _handles: dict[int, Handle] = {}
 """Those that were asked for."""
+_fresh: tuple[list[Callable[[], Any]], Work | None] = ([], None)
+"""Weak references to handles of one statement, and what these have in common.
+
+A list is the cheapest way to note a handle; `_noted` gets them when it is next looked into.
+"""
 _SWEEP = 20_000
 _next_sweep = _SWEEP
 untold: list[Handle] = []
@@ -144,6 +149,28 @@ def note(thing: Any, work: Work, key: Any = None) -> None:
         _sweep()
 
 
+def take(references: list[Callable[[], Any]], work: Work) -> None:
+    """Note the handles that a list of weak references has, and gets until the next call."""
+    global _fresh
+    former, _fresh = _fresh, (references, work)
+    _sort_in(*former)
+
+
+def sort_in() -> None:
+    """Have each handle of that list found by its id, and forget those that are gone."""
+    _sort_in(*_fresh)
+
+
+def _sort_in(references: list[Callable[[], Any]], work: Work | None) -> None:
+    some = references[:]
+    # Other threads may have added more meanwhile.
+    del references[: len(some)]
+    for reference in some:
+        thing = reference()
+        if thing is not None and work is not None:
+            note(thing, work)
+
+
 def _sweep() -> None:
     global _next_sweep
     for number in [number for number, noted in list(_noted.items()) if noted[0]() is None]:
@@ -154,24 +181,35 @@ def _sweep() -> None:
 
 def of(thing: Any) -> Handle | None:
     """Return the handle of an object, None where it is not known."""
-    noted = _noted.get(_id(thing))
+    noted = _look_up(thing)
     # Another object may have got the id since.
     return _handle(_id(thing)) if noted is not None and noted[0]() is thing else None
 
 
 def of_key(key: Any) -> Handle | None:
     """Return the handle for which an object stands, None where it is not known."""
-    noted = _noted.get(_id(key))
+    noted = _look_up(key)
     return _handle(_id(key)) if noted is not None and noted[0]() is not None else None
 
 
 def with_part(part: Any, attribute: str) -> Handle | None:
     """Return the handle of the object that has a part as an attribute, None where none has."""
-    for noted in list(_noted.values()):
+    for noted in _all():
         thing = noted[0]()
         if thing is not None and getattr(thing, "__dict__", {}).get(attribute) is part:
             return of(thing)
     return None
+
+
+def _look_up(key: Any) -> tuple[Callable[[], Any], Work] | None:
+    if _fresh[0]:
+        sort_in()
+    return _noted.get(_id(key))
+
+
+def _all() -> list[tuple[Callable[[], Any], Work]]:
+    sort_in()
+    return list(_noted.values())
 
 
 def _handle(number: int) -> Handle:
@@ -183,7 +221,7 @@ def _handle(number: int) -> Handle:
 
 def place_of(thing: Any) -> int:
     """Return the place of the work behind an object, 0 where it is not known."""
-    noted = _noted.get(_id(thing))
+    noted = _look_up(thing)
     return noted[1][1] if noted is not None and noted[0]() is thing else 0
 
 
@@ -191,14 +229,14 @@ def under_way() -> list[Callable[[], Any]]:
     """Return weak references to the futures and results of the reader's that have no outcome."""
     return [
         thing
-        for thing, (what, _, owned, *_) in list(_noted.values())
+        for thing, (what, _, owned, *_) in _all()
         if owned and what in ("future", "result") and has_no_outcome(thing())
     ]
 
 
 def give_up(thing: Any) -> None:
     """Forget work that will not be done any more, unless it has an outcome."""
-    noted = _noted.get(_id(thing))
+    noted = _look_up(thing)
     if noted is not None and noted[0]() is thing and has_no_outcome(thing):
         del _noted[_id(thing)]
 
@@ -389,6 +427,8 @@ def write(
 
 def forget() -> None:
     """Begin anew in a forked child."""
+    global _fresh
+    _fresh = ([], None)
     _noted.clear()
     _handles.clear()
     untold.clear()

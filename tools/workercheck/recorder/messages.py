@@ -66,6 +66,8 @@ _numbered: "dict[type, bool]" = {}
 """The classes of messages that carry the number of their work, and whether that is the result."""
 _own = 0
 """What all such messages that this process loads have in common, see `mapped.numbered`."""
+_loop = 0
+"""The thread that loads such messages, one after the other, in a worker."""
 _loaded = 0
 """The fingerprint of the message that was loaded last, or the number of its work.
 
@@ -130,8 +132,9 @@ def watched_load(real: "Any") -> type:
     """Wrap ``_pickle.load``, ``_pickle.loads`` or a function like them."""
 
     def __new__(cls: type, /, *args: "Any", **kwargs: "Any") -> "Any":
-        global _loaded, _loading
-        caller: FrameType | None
+        global _loaded, _loading, _loop
+        caller: FrameType | None = None
+        carries: bool | None = None
         if _is_worker is False:  # only failed loads matter
             try:
                 result = real(*args, **kwargs)
@@ -143,20 +146,25 @@ def watched_load(real: "Any") -> type:
             if _failed:
                 _look_for_retry(args)
             return result
-        try:
-            caller = _getframe(1)
-            carries = _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
-            if carries is None:
-                carries = _classify(caller)
-        except ValueError:  # called from C, as concurrent.interpreters does
-            carries, caller = _is_or_gets_ready(), None
-        if not carries:
-            try:
-                return real(*args, **kwargs)
-            except BaseException as exc:
-                return frameless.raise_later(cls, exc)
         doing = _doing
-        if (  # no worker; a message within a message, or within a task
+        # The loop of a worker that has nothing to do loads the next task: who calls is only asked
+        # where it turns out to be something else.
+        is_next = _loop == _get_ident() and doing[0] == _IDLE
+        if not is_next:
+            try:
+                caller = _getframe(1)
+                carries = _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
+                if carries is None:
+                    carries = _classify(caller)
+            except ValueError:  # called from C, as concurrent.interpreters does
+                carries = _is_or_gets_ready()
+            if not carries:
+                try:
+                    return real(*args, **kwargs)
+                except BaseException as exc:
+                    return frameless.raise_later(cls, exc)
+            doing = _doing
+        if not is_next and (  # no worker; a message within a message, or within a task
             doing is None
             or doing[0] == _LOADING
             or (doing[0] == _WORKING and not _frames.is_machinery(caller))
@@ -182,8 +190,12 @@ def watched_load(real: "Any") -> type:
             result = real(*args, **kwargs)
         except BaseException as exc:
             doing[0] = _IDLE
-            _load_failed(exc, caller, message)
-            _loaded, _loading = _known_by(message, caller), None
+            if is_next:
+                caller, carries = _caller()
+            if carries:
+                _load_failed(exc, caller, message)
+                _loaded = _known_by(message, caller)
+            _loading = None
             return frameless.raise_later(cls, exc)
         _loading = None
         kind = type(result)
@@ -191,7 +203,14 @@ def watched_load(real: "Any") -> type:
         if type(kind) is type and kind in _numbered:  # only the loop of a worker loads these
             _loaded = result.work_id << 32 | _own
             doing[0] = _WORKING
+            if not is_next:
+                _loop = _get_ident()
         else:
+            if is_next:
+                caller, carries = _caller()
+                if not carries:
+                    doing[0] = _IDLE
+                    return result
             if message is not None and len(message) <= _SHORT:
                 _loaded = _crc32(message) << 32 | len(message) or 1
             # What ends a worker, or has no answer, is no work.
@@ -202,7 +221,7 @@ def watched_load(real: "Any") -> type:
         if message is None or b"__main__" in (
             message if type(message) is bytes else bytes(message[:65536])
         ):
-            _look_for_wrong_names(caller, message, result)
+            _look_for_wrong_names(caller or _caller()[0], message, result)
         if _failed:
             _look_for_retry(args)
         return result
@@ -441,8 +460,9 @@ def _map_doing() -> None:
 
 def forget() -> None:
     """Begin anew in a forked child, which may work for its parent."""
-    global _doing, _ring, _inner, _is_worker, _own
+    global _doing, _ring, _inner, _is_worker, _own, _loop
     _doing = _ring = _inner = None
+    _loop = 0
     _is_worker = True
     if _is_ready:
         _own = _mapped.numbered(0, _Kept.getpid())

@@ -10,6 +10,7 @@ Each handler is called with the frame of a function of a library, see `workerche
 from __future__ import annotations
 
 import weakref
+from weakref import ref as _weak
 
 from workercheck.recorder import (
     behalf,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any
 
+_MANY = 20_000
+"""How many futures of one statement are noted before those that are gone are forgotten."""
 _DEPTH = 6
 """How many functions may lie between the load of a result and the thread that manages its pool."""
 
@@ -39,10 +42,8 @@ class Pool:
         """From 1 on, 0 for one that is gone."""
         self.first = 0
         """The number with which its current run began."""
-        self.place = 0
-        """Where its current run is handed out."""
-        self.message = 0
-        """On behalf of which message, in a worker that hands work out."""
+        self.work: handles.Work | None = None
+        """What the futures of its current run have in common."""
         self.following = -1
         """The number that goes on with its current run."""
 
@@ -56,13 +57,15 @@ class _Statement:
     def __init__(
         self, executor: Any, function: Any, caller: FrameType, of: handles.Work, pool: Pool
     ) -> None:
-        self.executor: Callable[[], Any] = weakref.ref(executor)
+        self.executor: Callable[[], Any] = _weak(executor)
         self.function = _reference(function)
         self.code: CodeType = caller.f_code
         self.instruction = caller.f_lasti
         self.cell = behalf.on_behalf(caller)
         self.work = of
         self.pool = pool
+        self.futures: list[Callable[[], Any]] = []
+        """Of what it has handed out since: `handles.take` has this list."""
 
 
 _latest: _Statement | None = None
@@ -76,7 +79,7 @@ _mapped: Any = None
 
 def _reference(function: Any) -> Callable[[], Any]:
     try:
-        return weakref.ref(function)
+        return _weak(function)
     except TypeError:  # of a type without weak references
         return lambda: None
 
@@ -111,7 +114,19 @@ def submitted(argument: str) -> monitor.Handler:
             and latest.work[4] == messages.loaded()
             and latest.cell == behalf.on_behalf(caller)
         ):
-            of, pool = latest.work, latest.pool
+            of, pool, futures = latest.work, latest.pool, latest.futures
+            futures.append(_weak(future))
+            # Nobody takes from the list of a statement that another thread has replaced.
+            if _latest is not latest or future._exception is not None:
+                work.handed_out(future, of)
+            elif len(futures) > _MANY:
+                handles.sort_in()
+            number = executor._queue_count - 1
+            if number == pool.following and pool.work is of:
+                item = executor._pending_work_items.get(number)
+                if item is not None and item.future is future:
+                    pool.following = number + 1
+                    return
         else:
             found = work.work_of(frame, future, argument, handler)
             if found is None:
@@ -120,7 +135,8 @@ def submitted(argument: str) -> monitor.Handler:
             # What calls from a library may be called from anywhere.
             if caller is not None and frames.is_reader(caller):
                 _latest = _Statement(executor, here.get(argument), caller, of, pool)
-        work.handed_out(future, of)
+                handles.take(_latest.futures, of)
+            work.handed_out(future, of)
         _number(executor, future, of, pool)
 
     return handler
@@ -133,10 +149,11 @@ def _number(executor: Any, future: Any, of: handles.Work, pool: Pool) -> None:
     item = items.get(number)
     if item is None or item.future is not future:
         # Another thread has handed more out meanwhile, or the work is done, and has no number now.
-        known = [number for number, item in list(items.items()) if item.future is future]
-        number = known[0] if known else pool.following if pool.following >= 0 else number
-    if number != pool.following or pool.place != of[1] or pool.message != of[4]:
-        pool.first, pool.place, pool.message = number, of[1], of[4]
+        found = [number for number, item in list(items.items()) if item.future is future]
+        number = found[0] if found else pool.following if pool.following >= 0 else number
+    known = pool.work
+    if number != pool.following or known is None or known[1] != of[1] or known[4] != of[4]:
+        pool.first, pool.work = number, of
         _write(pool)
     pool.following = number + 1
 
@@ -160,7 +177,9 @@ def _write(pool: Pool) -> None:
 
 def _pack(offset: int, pool: Pool) -> None:
     first = _mapped.numbered(pool.first, pool.number)
-    _mapped.pack_record(_ring, offset, first, pool.place, pool.message, events.Kept.clock_ns())
+    assert pool.work is not None
+    _, place, _, _, message = pool.work
+    _mapped.pack_record(_ring, offset, first, place, message, events.Kept.clock_ns())
 
 
 def known_by(message: Any, frame: FrameType | None) -> int:

@@ -29,7 +29,10 @@ _id = events.identity
 current_call: handles.Call | None = None
 """Of the `Executor.map`, or the like, that hands work out now."""
 _begun: dict[int, handles.Call] = {}
-"""By the id of the frame of such a call, as long as it runs: what its pieces have in common."""
+"""By the id of the frame that makes such a call: what its pieces have in common.
+
+Before Python 3.12, a frame is another object at its return than at its start; its caller is not.
+"""
 _mapper: CodeType | None = None
 """The code of that function."""
 _mapped: Any = None
@@ -128,10 +131,9 @@ def map_begins(frame: FrameType, _: Any) -> None:
     """Note that the futures of one `Executor.map` follow."""
     global current_call, _mapper
     current_call, _mapper = handles.Call(), frame.f_code
-    if hasattr(sys, "monitoring"):  # before Python 3.12, a frame at its return is another object
-        # Nobody can look at what a map handed out before it ended of an error of its source.
-        current_call.seen = True
-        _begun[_id(frame)] = current_call
+    # Nobody can look at what a map handed out before it ended of an error of its source.
+    current_call.seen = True
+    _begun[_id(frame.f_back)] = current_call
 
 
 def map_of_begins(attribute: str) -> monitor.Handler:
@@ -148,7 +150,7 @@ def map_of_begins(attribute: str) -> monitor.Handler:
 def map_ends(frame: FrameType, _: Any) -> None:
     """Note that they have all been made, and that the page gets them."""
     global current_call, _mapper, _mapped
-    call = _begun.pop(_id(frame), None)
+    call = _begun.pop(_id(frame.f_back), None)
     if call is not None:
         call.seen = False
     current_call = _mapper = _mapped = None
