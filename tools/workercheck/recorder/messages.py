@@ -210,6 +210,7 @@ def watched_load(real: "Any") -> type:
                 caller, carries = _caller()
                 if not carries:
                     doing[0] = _IDLE
+                    _loaded = 0
                     return result
             if message is not None and len(message) <= _SHORT:
                 _loaded = _crc32(message) << 32 | len(message) or 1
