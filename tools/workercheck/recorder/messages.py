@@ -520,41 +520,6 @@ def _is_of_main(target: "Any") -> bool:
     return target is not None and vars(sys.modules["__main__"]).get(name) is target
 
 
-def watch_imports_of_main(module: "Any") -> None:
-    """Notice a ``__main__`` that a worker cannot import: it gets no work after that."""
-    _watch_lookups(module, ("_fixup_main_from_name", "_fixup_main_from_path"), "__main__")
-
-
-def watch_lookups(module: "Any", names: "tuple[str, ...]") -> None:
-    """Watch functions of a library that find by its name what a worker has been sent."""
-    _watch_lookups(module, names, None)
-
-
-def _watch_lookups(module: "Any", names: "tuple[str, ...]", importing: "str | None") -> None:
-    for name in names:
-        if hasattr(module, name):
-            setattr(module, name, _watched_lookup(getattr(module, name), importing))
-
-
-def _watched_lookup(real: "Any", importing: "str | None") -> type:
-    def __new__(cls: type, /, *args: "Any") -> "Any":
-        try:
-            return real(*args)
-        except BaseException as exc:
-            try:
-                from workercheck.recorder import failure
-
-                _get_ready()
-                fields = failure.describe(exc, _getframe(1), None)
-                fields["importing"] = importing or fields["importing"]
-                events.write("load-failed", fingerprint=loaded(), **fields)
-            except Exception as error:
-                events.failed("what a worker finds by its name", error)
-            return frameless.raise_later(cls, exc)
-
-    return frameless.wrapper(real, __new__)
-
-
 def _is_nested(frame: "FrameType | None") -> bool:
     """Tell whether a message is made or loaded within another one."""
     while frame is not None:

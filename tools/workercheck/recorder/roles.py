@@ -20,6 +20,7 @@ from workercheck.recorder import (
     frames,
     handles,
     keyed,
+    lookups,
     messages,
     monitor,
     numbered,
@@ -153,7 +154,7 @@ def start() -> None:
         for module, senders in library.senders.items():
             monitor.on_arrival(module, _watcher_of_senders(senders))
     for package in ("multiprocessing", "multiprocess"):
-        monitor.on_arrival(f"{package}.spawn", messages.watch_imports_of_main)
+        monitor.on_arrival(f"{package}.spawn", lookups.watch_imports_of_main)
     signals.watch_signals(os)
     endings.watch_exit(os)
     children.watch_spawns(os)
@@ -180,7 +181,7 @@ def _watcher_of_dumps(names: tuple[str, ...]) -> Any:
 
 
 def _watcher_of_lookups(names: tuple[str, ...]) -> Any:
-    return lambda module: messages.watch_lookups(module, names)
+    return lambda module: lookups.watch(module, names)
 
 
 def _watcher_of_numbered(classes: tuple[str, str]) -> Any:
