@@ -380,6 +380,19 @@ def test_evidence_that_cannot_be_written_is_noticed(evidence: Evidence) -> None:
     assert [ev.Damaged] == [type(event) for event in evidence.read()]
 
 
+def test_program_may_replace_repr(evidence: Evidence) -> None:
+    code = """
+    import builtins, math, multiprocessing
+
+    builtins.repr = None
+    process = multiprocessing.get_context("fork").Process(target=math.sqrt, args=(-1,))
+    process.start()
+    process.join()
+    """
+    python(code, evidence)
+    assert 1 == len([event for event in evidence.read() if isinstance(event, ev.Unseen)])
+
+
 def test_names_in_a_message() -> None:
     message = pickle.dumps([pathlib_path := Path("x"), ValueError("y")])
     del pathlib_path

@@ -151,7 +151,7 @@ def _dumps(value: "Any") -> str:
         return "[" + ",".join(map(_dumps, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+    return f"{value!r}"  # a page may have replaced `repr`
 
 
 def text(value: str) -> str:
