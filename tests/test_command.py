@@ -20,6 +20,7 @@ import pytest
 from workercheck.evidence import records as ev
 from workercheck.judge.finding import Finding
 from workercheck.report import command as report_of
+from workercheck.report import record
 from workercheck.report.record import PageReport, Report
 
 LOST = """
@@ -447,6 +448,12 @@ def started(*argv: str) -> ev.ProcessStarted:
         executable=argv[0],
         forked=False,
     )
+
+
+def test_finding_has_one_line_whatever_the_name_of_its_file() -> None:
+    finding = Finding("not-watched", "of it", 7)
+    page = PageReport("a", "a\nb.md", True, findings=[finding])
+    assert "a\\nb.md:7: of it. [not-watched]" == record.line(page, finding)
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,8 @@ def _page_from_dict(data: dict[str, Any]) -> PageReport:
 
 def line(page: PageReport, finding: Finding) -> str:
     """Return the one line that tells a person about a finding."""
-    place = f"{page.source}:{finding.line}" if finding.line else page.source
+    source = page.source.replace("\n", "\\n")
+    place = f"{source}:{finding.line}" if finding.line else source
     hint = f" {finding.hint}" if finding.hint else ""
     return f"{place}: {finding.message}.{hint} [{finding.kind}]"
 
