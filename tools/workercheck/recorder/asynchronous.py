@@ -71,8 +71,8 @@ def _function_of_all(future: Any) -> Any:
 def _coroutine_of(task: Any) -> Any:
     """Return what a task runs, None for one that an eager start has finished.
 
-    For such a task, `get_coro` of Python 3.12.1 ends the process with SIGSEGV. The
-    attribute is what asyncio's own `repr` of a task reads.
+    For such a task, `get_coro` of Python 3.12.1 ends the process with SIGSEGV. The attribute is
+    what asyncio's own `repr` of a task reads.
     """
     return getattr(task, "_coro", None)
 

@@ -82,9 +82,9 @@ def cell(frame: FrameType | None = None) -> str | None:
     """Return the message id of the cell on whose behalf this code runs, None where nothing tells.
 
     ipykernel keeps it in a context variable: a task of `asyncio` still knows the cell that
-    created it when it runs during a later one, also where its loop runs in another thread. Else a
-    thread works for the cell that started it, and a task of a thread pool for the cell that
-    submitted it; a thread that a library started for itself works for no cell that is known.
+    created it when it runs during a later one, also where its loop runs in another thread.
+    Otherwise a thread works for the cell that started it, and a task of a thread pool for the cell
+    that submitted it; a thread that a library started for itself works for no cell that is known.
     """
     return _cell(frame) if runs_kernel() else None
 

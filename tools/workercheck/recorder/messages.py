@@ -164,19 +164,19 @@ def watched_load(real: "Any") -> type:
                 except BaseException as exc:
                     return frameless.raise_later(cls, exc)
             doing = _doing
-        if not is_next and (  # no worker; a message within a message, or within a task
-            doing is None
-            or doing[0] == _LOADING
-            or (doing[0] == _WORKING and not _frames.is_machinery(caller))
-        ):
-            try:
-                result = real(*args, **kwargs)
-            except BaseException as exc:
-                _load_failed(exc, caller, _buffered(args))
-                return frameless.raise_later(cls, exc)
-            if _failed:
-                _look_for_retry(args)
-            return result
+            if (  # no worker; a message within a message, or within a task
+                doing is None
+                or doing[0] == _LOADING
+                or (doing[0] == _WORKING and not _frames.is_machinery(caller))
+            ):
+                try:
+                    result = real(*args, **kwargs)
+                except BaseException as exc:
+                    _load_failed(exc, caller, _buffered(args))
+                    return frameless.raise_later(cls, exc)
+                if _failed:
+                    _look_for_retry(args)
+                return result
         message = _buffered(args)
         _loaded = 0
         if message is None:

@@ -104,7 +104,7 @@ def doomed_places(items: dict[int, Any]) -> list[int]:
     """
     futures = {number: getattr(item, "future", None) for number, item in list(items.items())}
     for future in futures.values():
-        place_of_running(future)
+        place_of_running(future)  # `submit` may have to return before it has a handle
     doomed = {number: handles.of(future) for number, future in futures.items()}
     known = {number: handle.place for number, handle in doomed.items() if handle is not None}
     _doomed[_id(items)] = items, known

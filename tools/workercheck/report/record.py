@@ -229,10 +229,14 @@ def _page_from_dict(data: dict[str, Any]) -> PageReport:
 
 def line(page: PageReport, finding: Finding) -> str:
     """Return the one line that tells a person about a finding."""
-    source = page.source.replace("\n", "\\n")
+    source = _on_one_line(page.source)
     place = f"{source}:{finding.line}" if finding.line else source
     hint = f" {finding.hint}" if finding.hint else ""
     return f"{place}: {finding.message}.{hint} [{finding.kind}]"
+
+
+def _on_one_line(path: str) -> str:
+    return path.replace("\n", "\\n")
 
 
 def text(report: Report) -> str:
@@ -243,7 +247,7 @@ def text(report: Report) -> str:
     for page in report.pages:
         lines += [line(page, finding) for finding in page.unexpected]
         if page.why_not_executed:
-            lines.append(f"{page.source}: not executed, {page.why_not_executed}")
+            lines.append(f"{_on_one_line(page.source)}: not executed, {page.why_not_executed}")
     return "\n".join(lines)
 
 
