@@ -52,6 +52,7 @@ def recipe() -> list[list[str]]:
     """Return the commands of the page: scheduler, worker, execution and build."""
     page = (ROOT / "docs" / "source" / "checking" / "machines.md").read_text()
     section = page.partition("## A Dask cluster\n")[2].partition("\n## ")[0]
+    section = section.replace("\\\n", "")  # a command that goes on in the next line
     found = [line.split() for line in re.findall(r"^\$ (.*)", section, re.MULTILINE)]
     assert ["dask", "dask", "workercheck", "sphinx-build"] == [words[0] for words in found]
     return found
