@@ -15,6 +15,13 @@ async def nothing() -> None:
     pass
 
 
+def local_class() -> Any:
+    class Local:
+        pass
+
+    return Local
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "keys": (lambda: {1: 2}.keys(), "Send a list of it", "Return a list of it"),
     "values": (lambda: {1: 2}.values(), "Send a list of it", "Return a list of it"),
@@ -49,3 +56,21 @@ def test_advice_for_anything_else_names_it() -> None:
     error = "cannot pickle '_thread.lock' object"
     hint = hints.failed_dump("__main__.work", None, error, is_result=False, is_to_blame=False)
     assert "the _thread.lock that is sent with work" in hint
+
+
+@pytest.mark.parametrize("make", [lambda: map(lambda n: n, ()), local_class], ids=["map", "class"])
+def test_advice_for_a_function_or_a_class_without_a_name_says_where_it_belongs(
+    make: Callable[[], Any],
+) -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError)) as refused:
+        pickle.dumps(make())
+    for is_result in (False, True):
+        hint = hints.failed_dump(
+            "list",
+            "multiprocessing.Pool",
+            str(refused.value),
+            is_result=is_result,
+            is_to_blame=False,
+        )
+        assert "unless it is at the top level of a module" in hint
+        assert "such as a lock" not in hint

@@ -228,7 +228,7 @@ def _multiprocessing(package: str) -> "dict[str, list[tuple[str, str]]]":
             ("IMapUnorderedIterator._set", "item-set"),
             ("IMapIterator.next", "item-raises"),
             ("ApplyResult.get", "result-raises"),
-            ("ApplyResult.successful", "result-asked"),
+            ("ApplyResult.successful", "success-read"),
             ("Pool.__init__", "pool-made"),
             ("Pool._handle_results", "callback-error-kept"),  # where it is a KeyError
         ],
@@ -790,12 +790,13 @@ LIBRARIES = (
             "mpire.pool": (
                 ("WorkerPool.apply_async", "result-returned func"),
                 ("WorkerPool.terminate", "results-given-up"),
+                ("WorkerPool._handle_exception", "results-raised"),
                 ("WorkerPool._results_handler", "callback-error-kept"),
             ),
             "mpire.async_result": (
                 ("AsyncResult._set", "result-set"),
                 ("AsyncResult.get", "result-raises"),
-                ("AsyncResult.successful", "result-asked"),
+                ("AsyncResult.successful", "success-read"),
                 ("UnorderedAsyncResultIterator.__init__", "result-made"),
                 ("UnorderedAsyncResultIterator._set", "result-set"),
                 ("UnorderedAsyncResultIterator.get_exception", "result-asked"),
@@ -873,7 +874,7 @@ LIBRARIES = (
                 ("Pool.starmap_async", "result-returned func"),
                 ("ResultThread.run", "results-collected _result_thread"),
                 ("AsyncResult.get", "result-asked"),
-                ("AsyncResult.successful", "result-asked"),
+                ("AsyncResult.successful", "success-read"),
             ),
         },
         wrapped={"ray.cloudpickle.cloudpickle": ("dumps",)},

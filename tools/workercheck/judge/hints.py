@@ -47,6 +47,8 @@ _SOUGHT = re.compile(r"(?:not found as|attribute lookup) (.*)")
 
 _UNSENT = re.compile(r"cannot pickle '?([\w.]+)'? (?:object|instance)")
 """What an error says cannot be pickled."""
+_BY_NAME = re.compile(r"Can't (?:pickle|get) (?:local object|<(?:function|class))")
+"""What an error says of a function or a class, which pickle stores by its name."""
 
 _INSTEAD = {
     "coroutine": (
@@ -119,6 +121,11 @@ def failed_load(
     name = (thing or "it").rsplit(".", 1)[-1]
     if e.importing == "__main__":
         return GUARD
+    if e.importing and e.interpreter and e.exception == "ImportError":
+        return (
+            f"Send plain data, or hand the work to processes: an interpreter beside the main one "
+            f"imports {e.importing} anew, and many compiled modules load in the main one only."
+        )
     if e.importing:
         return (
             f"The worker imports {e.importing} in its own order and environment, and that import "
@@ -248,6 +255,8 @@ def failed_dump(
     if kind in _INSTEAD:
         return _INSTEAD[kind][is_result]
     part, such = (f"the {kind}", "") if kind else ("something", ", such as a lock or a file")
+    if _BY_NAME.search(error):
+        part, such = "a function or a class", " unless it is at the top level of a module"
     if is_result and is_to_blame:
         return f"Return plain data that pickle can store, instead of {name}."
     if is_result:

@@ -52,6 +52,15 @@ def result_raises(frame: FrameType, _: Any) -> bool:
     return True
 
 
+def success_read(frame: FrameType, is_successful: bool | None) -> None:
+    """Note that somebody learned of the failure of a result by asking whether it succeeded.
+
+    Who asks too early gets an error instead, and has seen nothing.
+    """
+    if is_successful is False:
+        handles.shown(handles.of(frame.f_locals["self"]))
+
+
 def item_raises(frame: FrameType, _: Any) -> bool:
     """Note that an iterator over the results of a Pool raises the error of an item.
 
@@ -213,6 +222,16 @@ def results_given_up(frame: FrameType, _: Any) -> None:
     """Forget the work of a pool that is about to be terminated, and that tells nobody so."""
     for result in list(frame.f_locals["self"]._cache.values()):
         handles.give_up(result)
+
+
+def results_raised(frame: FrameType, _: Any) -> None:
+    """Note that a pool raises the error of its workers for whoever has its results.
+
+    An error of what a worker does before its first task becomes that of all results, a little
+    before this or after it.
+    """
+    for result in list(frame.f_locals["self"]._cache.values()):
+        handles.asked(handles.of(result))
 
 
 def chunk_done(frame: FrameType, _: Any) -> None:
