@@ -418,6 +418,8 @@ def test_command_in_which_nothing_was_watched_is_2(runs: dict[str, Watched]) -> 
     [
         (["rum", "areas.py"], "there is no command 'rum'; --help lists the commands"),
         (["html", "--verbose"], "unrecognized arguments: --verbose"),
+        (["doctr"], "doctr: no such folder. Build the documentation first.\nworkercheck: --help"),
+        ([], "name the folder of a finished build, or a command; --help lists the commands"),
     ],
 )
 def test_command_or_option_that_is_not_there_is_named(words: list[str], message: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -973,3 +974,13 @@ def test_hook_of_pre_commit_runs_the_command(tmp_path: Path) -> None:
     assert ("workercheck", ["lint"]) == (tool, words)
     assert {"markdown", "jupyter", "python"} == set(hook["types_or"])
     assert 1 == lint(tmp_path, "page.md").returncode
+
+
+def test_recipes_of_the_page_name_what_is_there() -> None:
+    page = (ROOT / "docs" / "source" / "checking" / "lint.md").read_text()
+    recipes = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    hook, workflow = recipes
+    hooks = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert hook["repos"][0]["hooks"] == [{"id": hooks[0]["id"]}]
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    assert workflow["steps"][1]["with"].keys() <= action["inputs"].keys()

@@ -259,7 +259,7 @@ def _describe(base: Path) -> Environment | None:
 def _differs(told: Any, known: Environment) -> str:
     """Say in what a worker's environment is another one, empty where it is the same."""
     if isinstance(told, BaseException):
-        return f"it cannot tell of it: {type(told).__name__}: {told}"
+        return f"it could not describe its environment: {type(told).__name__}: {told}"
     own: Environment = told
     differences = []
     if own.python != known.python:

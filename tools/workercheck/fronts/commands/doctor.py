@@ -296,7 +296,7 @@ def _advice(trial: Trial, hint: str | None, *, hangs: bool) -> str:
         )
     if trial.matters:
         return (
-            "This should work: report it as a bug, with this text. "
+            "The default executor of adaptive should work: report this as a bug, with this text. "
             "Meanwhile, pass executor=concurrent.futures.ThreadPoolExecutor()."
         )
     return hint or "Use the default executor of adaptive, or loky.get_reusable_executor()."

@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     output.add_format(parser)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    if not arguments:
+        parser.error("name the folder of a finished build, or a command; --help lists the commands")
     options, others = parser.parse_known_args(arguments)
     if others and not others[0].startswith("-"):
         parser.error(f"there is no command {str(options.outdir)!r}; --help lists the commands")
@@ -94,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_shown = found is not None and output.show(found, options.format)
     for doubt in doubts:
         print(f"workercheck: no verdict: {doubt}", file=sys.stderr)
+    if not options.outdir.exists():  # a command that was misspelt looks like a folder
+        print("workercheck: --help lists the commands", file=sys.stderr)
     if doubts or found is None or not is_shown:
         return 2
     return 1 if found.verdict == "fail" else 0
