@@ -94,6 +94,17 @@ def test_sdist_holds_what_a_wheel_is_made_of_and_nothing_else(dist: Path) -> Non
     assert {f"tools/{name}" for name in tools} | rest == members
 
 
+def test_metadata_are_of_a_version_that_the_uploader_knows(dist: Path) -> None:
+    with zipfile.ZipFile(wheel(dist)) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        of_wheel = archive.read(name)
+    with tarfile.open(*dist.glob("*.tar.gz")) as archive:
+        (member,) = (member for member in archive if member.name.endswith("/PKG-INFO"))
+        of_sdist = archive.extractfile(member).read()
+    assert of_wheel.startswith(b"Metadata-Version: 2.4\n")
+    assert of_sdist.startswith(b"Metadata-Version: 2.4\n")
+
+
 def test_other_folder_and_other_times_give_the_same_bytes(dist: Path, tmp_path: Path) -> None:
     build(copied(tmp_path / "source"), tmp_path / "again")
     build(ROOT, tmp_path / "straight", "--wheel")
