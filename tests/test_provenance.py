@@ -221,16 +221,6 @@ def test_named_packages_are_on_every_page(site: Site) -> None:
     assert f", loky {version('loky')}. It started no workers." in foot(site.build(), "good")
 
 
-def test_named_package_that_is_not_there_is_refused(site: Site) -> None:
-    site.conf('extensions = ["myst_nb", "workercheck"]\nworkercheck_packages = ["no-such-thing"]\n')
-    site.write("good", PASSES)
-    build = site.build()
-    assert 2 == build.status
-    assert (
-        "workercheck_packages in conf.py has 'no-such-thing', which is not installed" in build.log
-    )
-
-
 def test_other_interpreter_is_not_given_our_versions(site: Site) -> None:
     """A kernel of another environment: what is installed there, the build cannot know."""
     other = site.root / "other"

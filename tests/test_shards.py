@@ -176,6 +176,7 @@ def test_execute_finds_what_a_build_finds(site: Site) -> None:
     [
         ("extensions = ['myst_nb']\n", (), "workercheck is not in the extensions"),
         ("1 / 0\n", (), "ZeroDivisionError"),
+        (CONF + "workercheck_jobs = 'two'\n", (), "workercheck_jobs in conf.py is 'two'; it must"),
         (CONF, ("--shard", "5/4"), "'5/4' is no shard; write the second of four as 2/4"),
         (CONF, (), "no page was executed, so nothing was checked"),
     ],

@@ -104,6 +104,8 @@ def _execute(options: argparse.Namespace) -> Report:
         )
         if "workercheck" not in app.extensions:
             raise SphinxError(f"{source / 'conf.py'}: workercheck is not in the extensions.")
+        if app.statuscode != 0:
+            raise SphinxError(f"{source / 'conf.py'}: it has settings that cannot be obeyed.")
         known = domain.of(app.env).environment
         execution = Execution(app, known.key)
         app.env.find_files(app.config, app.builder)

@@ -10,7 +10,7 @@ from docutils import nodes
 from sphinx.util import logging
 
 from workercheck import __version__
-from workercheck.fronts.sphinx import domain, files, settings
+from workercheck.fronts.sphinx import domain, files, internals, settings
 from workercheck.fronts.sphinx.domain import WorkercheckDomain
 from workercheck.fronts.sphinx.execution import Execution
 from workercheck.fronts.sphinx.internals import (
@@ -59,7 +59,11 @@ class Check:
 
         They are copies of pages, and stay when a page is renamed or deleted.
         """
-        settings.check(config, self.environment.packages)
+        if not settings.check(config, self.environment.packages):
+            internals.building_nothing(app, 2)
+            # That of an earlier build must not be taken for this one's.
+            (Path(app.outdir) / report.FILE).unlink(missing_ok=True)
+            return
         written = Path(app.outdir).parent / OUTPUT_FOLDER
         if written.is_relative_to(app.srcdir):
             config.exclude_patterns.append(written.relative_to(app.srcdir).as_posix())
@@ -160,7 +164,8 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_source_parser(Parser, override=True)
     app.add_directive("code-cell", UnconvertedCell, override=True)
     check = Check(Path(app.srcdir))
-    app.connect("config-inited", check.on_config_inited)
+    # Before myst-nb uses what may be wrong.
+    app.connect("config-inited", check.on_config_inited, priority=400)
     app.connect("builder-inited", check.on_builder_inited, priority=900)
     app.connect("env-get-outdated", check.on_env_get_outdated)
     app.connect("env-before-read-docs", check.on_env_before_read_docs, priority=900)

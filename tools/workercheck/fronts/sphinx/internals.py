@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, get_origin
 
 import myst_nb.sphinx_
 from myst_nb.core.config import NbParserConfig
@@ -17,7 +18,7 @@ from myst_nb.core.execute import create_client
 from myst_nb.core.execute.base import EvalNameError, NotebookClientBase
 from myst_nb.core.read import UnexpectedCellDirective
 from myst_nb.sphinx_ import Parser as MystNbParser
-from myst_nb.sphinx_ext import OUTPUT_FOLDER
+from myst_nb.sphinx_ext import _UNSET, OUTPUT_FOLDER
 from myst_parser.config.main import MdParserConfig
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ __all__ = [
     "MystNbParser",
     "NotebookClientBase",
     "UnexpectedCellDirective",
+    "building_nothing",
     "built_within",
     "executed_by",
     "myst_nb_of",
     "names_in_conf",
+    "refused_by_myst_nb",
     "text_as_read",
 ]
 
@@ -94,6 +97,53 @@ def built_within(app: Sphinx, context: Callable[[], AbstractContextManager[None]
 def names_in_conf(config: Config) -> Collection[str]:
     """Return every name that ``conf.py`` binds, settings or not."""
     return config._raw_config.keys()
+
+
+def building_nothing(app: Sphinx, status: int) -> None:
+    """Have a build that has not begun do nothing but end with a status.
+
+    It would not begin after an exception either, of which Sphinx 9 prints forty lines. Some
+    extensions, galleries among them, do their work before the build: they are not called any more.
+    """
+    app.statuscode = status
+    vars(app)["build"] = lambda *args, **options: None
+    app.events.listeners.clear()
+
+
+def refused_by_myst_nb(config: Config) -> Iterator[tuple[str, Any, str]]:
+    """Yield each setting of myst-nb that myst-nb cannot obey, with its default and why.
+
+    It would end the build with a traceback that may name neither the setting nor what is allowed.
+    """
+    for name, default, field in NbParserConfig().as_triple():
+        if field.metadata.get("sphinx_exclude"):
+            continue
+        setting, older = f"nb_{name}", field.metadata.get("legacy_name")
+        if older and config[older] != _UNSET:
+            setting, default = older, _UNSET
+        value = config[setting]
+        try:
+            NbParserConfig(**{name: value})
+        except Exception:
+            yield setting, default, f"is {value!r}; it must be {_in_words(field.type)}"
+            continue
+        if name in _REGULAR_EXPRESSIONS:
+            for pattern in [value] if isinstance(value, str) else value:
+                try:
+                    re.compile(pattern)
+                except re.error as exc:
+                    yield setting, default, f"has {pattern!r}, no regular expression: {exc}"
+
+
+_REGULAR_EXPRESSIONS = ("kernel_rgx_aliases", "eval_name_regex")
+"""Settings of myst-nb that it compiles only when it reads a page."""
+
+
+def _in_words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(annotation)))
+    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return f"of the type {name.replace('typing.', '')}"
 
 
 def text_as_read(app: Sphinx, docname: str, text: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sphinx.errors import ConfigError
 from sphinx.util import logging
 
 from workercheck.fronts.sphinx import internals
@@ -64,8 +63,10 @@ def register(app: Sphinx) -> None:
         app.add_config_value(name, default, "" if name in _CHANGES_NO_PAGE else "html", Any)
 
 
-def check(config: Config, installed: Collection[str]) -> None:
-    """Refuse settings that cannot be obeyed, and warn of names that are nearly a setting.
+def check(config: Config, installed: Collection[str]) -> bool:
+    """Say which settings, also of myst-nb, cannot be obeyed, and which names are nearly a setting.
+
+    The default then stands in for a setting, so that nobody else stumbles over it.
 
     Parameters
     ----------
@@ -74,24 +75,35 @@ def check(config: Config, installed: Collection[str]) -> None:
     installed
         Names of the installed distributions, in lower case, with hyphens.
 
-    Raises
-    ------
-    ConfigError
-        With one line that names the setting, its value and what is allowed.
+    Returns
+    -------
+    bool
+        Whether all can be obeyed.
     """
-    for name, (_, is_right, allowed) in SETTINGS.items():
-        value = config[name]
-        if not is_right(value):
-            raise ConfigError(f"{name} in conf.py is {value!r}; it must be {allowed}.")
-    for package in config.workercheck_packages:
-        if package.lower().replace("_", "-") not in installed:
-            raise ConfigError(
-                f"workercheck_packages in conf.py has {package!r}, which is not installed where "
-                "sphinx-build runs. Install it, or remove it from the list."
-            )
+    refused = [*_refused(config, installed), *internals.refused_by_myst_nb(config)]
+    for name, default, why in refused:
+        LOGGER.error("%s in conf.py %s.", name, why)
+        config[name] = default
     for name in internals.names_in_conf(config):
         if name not in SETTINGS and (meant := _meant(name)):
             LOGGER.warning("conf.py sets %s, which is no setting; do you mean %s?", name, meant)
+    return not refused
+
+
+def _refused(config: Config, installed: Collection[str]) -> Iterator[tuple[str, object, str]]:
+    for name, (default, is_right, allowed) in SETTINGS.items():
+        value = config[name]
+        if not is_right(value):
+            yield name, default, f"is {value!r}; it must be {allowed}"
+        elif name == "workercheck_packages":
+            for package in value:
+                if package.lower().replace("_", "-") not in installed:
+                    yield (
+                        name,
+                        default,
+                        f"has {package!r}, which is not installed where sphinx-build runs. "
+                        "Install it, or remove it from the list",
+                    )
 
 
 def _meant(name: str) -> str | None:
