@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from workercheck.evidence import records as ev
+from workercheck.recorder import events
 from workercheck.run.code_cells import cell_hash
 from workercheck.run.notebooks import NotebookLine, Notebooks
 
@@ -30,12 +31,19 @@ def write(path: Path, *cells: str) -> Path:
     return path
 
 
-def place(text: str, *, line: int = 1, number: int | None = None, test: str | None = None):
+def place(
+    text: str,
+    *,
+    line: int = 1,
+    number: int | None = None,
+    test: str | None = None,
+    kernel: int = KERNEL,
+):
     return ev.Place(
-        pid=KERNEL,
+        pid=kernel,
         time=0.0,
         id=1,
-        file=f"/tmp/ipykernel_{KERNEL}/{cell_hash(text)}.py",
+        file=f"/tmp/ipykernel_{kernel}/{cell_hash(text)}.py",
         line=line,
         text="",
         whole="",
@@ -49,9 +57,16 @@ def place(text: str, *, line: int = 1, number: int | None = None, test: str | No
 
 
 def find(
-    cwd: Path, place: ev.Place, *argv: str, folder: str = "", session: str = ""
+    cwd: Path,
+    place: ev.Place,
+    *argv: str,
+    folder: str = "",
+    session: str = "",
+    host: ev.ProcessStarted | None = None,
 ) -> NotebookLine | None:
     notebooks = Notebooks(argv, cwd)
+    if host is not None:
+        notebooks.learn([host, started(KERNEL, host.pid)])
     kernel = ev.KernelStarted(pid=KERNEL, time=0.0, cwd=str(cwd / folder), session=session)
     notebooks.learn([kernel, place])
     return notebooks.line_of(place)
@@ -125,10 +140,58 @@ def test_copies_are_told_apart(tmp_path: Path, how: dict[str, str], name: str) -
     assert (tmp_path / name, None) == (found.path, found.alike)
 
 
-def test_copies_that_nothing_tells_apart_are_both_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("argv", [(), ("a.ipynb", "b.ipynb")], ids=["found", "given"])
+def test_copies_that_nothing_tells_apart_are_both_named(
+    tmp_path: Path, argv: tuple[str, ...]
+) -> None:
     a, b = (write(tmp_path / name, "work()") for name in ("a.ipynb", "b.ipynb"))
-    found = find(tmp_path, place("work()"))
+    found = find(tmp_path, place("work()"), *argv)
     assert (a, b) == (found.path, found.alike)
+
+
+def test_copies_that_one_program_runs_are_told_apart_by_the_folder_of_the_kernel(
+    tmp_path: Path,
+) -> None:
+    """As nbconvert runs each notebook in its own folder, in place or not."""
+    words = ("one/a.ipynb", "two/a.ipynb")
+    one, two = (write(tmp_path / word, "work()") for word in words)
+    # Of a long command, a process tells the beginning.
+    host = started(1, 0, "nbconvert", *["--option"] * (events.WORDS - 2), words[0])
+    for folder, path in [("one", one), ("two", two)]:
+        found = find(tmp_path, place("work()"), *words, folder=folder, host=host)
+        assert (path, None) == (found.path, found.alike)
+        written_later(path)
+        write(tmp_path / "out" / "a.ipynb", "work()")
+
+
+def test_copies_that_several_programs_run_are_told_apart_by_their_arguments(
+    tmp_path: Path,
+) -> None:
+    """As a loop runs papermill for each notebook, all kernels in one folder."""
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.ipynb", "work()")
+    notebooks = Notebooks(["make"], tmp_path)
+    for number, name in enumerate(("a", "b"), 1):
+        kernel = KERNEL * number
+        written_later(write(tmp_path / "out" / f"{name}.ipynb", "work()"))
+        words = [f"{name}.ipynb", f"out/{name}.ipynb"]
+        notebooks.learn([started(number, 0, "papermill", *words), started(kernel, number, "-f")])
+        notebooks.learn([ev.KernelStarted(pid=kernel, time=0.0, cwd=str(tmp_path), session="")])
+        found = notebooks.line_of(place("work()", kernel=kernel))
+        assert (tmp_path / f"{name}.ipynb", None) == (found.path, found.alike)
+
+
+def started(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
+    return ev.ProcessStarted(
+        pid=pid,
+        time=0.0,
+        ppid=ppid,
+        group=1,
+        argv=list(argv),
+        python="",
+        executable="",
+        forked=False,
+    )
 
 
 def written_later(path: Path) -> Path:

@@ -33,6 +33,9 @@ INTACT = "intact"
 
 It holds the path of the folder whose files the run depends on."""
 
+WORDS = 32
+"""How many words of its own command a process tells at most."""
+
 _MESSAGE_LIMIT = 4_000
 
 identity: "Callable[[object], int]" = object.__hash__

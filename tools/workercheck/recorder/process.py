@@ -120,7 +120,7 @@ def _say_started(*, forked: bool) -> None:
         "process-started",
         ppid=os.getppid(),
         group=os.getpgrp() if hasattr(os, "getpgrp") else 0,
-        argv=[events.text(word)[:200] for word in sys.orig_argv[:8]],
+        argv=[events.text(word)[:200] for word in sys.orig_argv[: events.WORDS]],
         python=sys.version.split()[0],
         executable=sys.executable or "",
         forked=forked,

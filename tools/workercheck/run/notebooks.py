@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from workercheck.evidence import records as ev
+from workercheck.recorder import events as _events
 from workercheck.run.code_cells import SUFFIXES, CodeCell, by_hash, cell_hash
 
 _NAME = re.compile(r"[/\\]ipykernel_(\d+)[/\\](\d+)\.py$")
@@ -53,6 +54,7 @@ class Notebooks:
         self._started = time.time()
         self._arguments = list(_notebooks_among(argv))
         self._kernels: dict[int, ev.KernelStarted] = {}
+        self._processes: dict[int, ev.ProcessStarted] = {}
         self._hashes: dict[int, set[int]] = {}
         """By the pid of a kernel: which cells have handed work out."""
         self._read: dict[Path, tuple[int, dict[int, list[CodeCell]]]] = {}
@@ -69,6 +71,7 @@ class Notebooks:
             elif isinstance(event, ev.Place) and (known := _known_by(event)) is not None:
                 self._hashes.setdefault(known[0], set()).add(known[1])
             elif isinstance(event, ev.ProcessStarted):
+                self._processes[event.pid] = event
                 new = [w for w in _notebooks_among(event.argv) if w not in self._arguments]
                 self._arguments += new
 
@@ -90,7 +93,7 @@ class Notebooks:
         path = ranks[0][1]
         alike = next(
             # One notebook may be kept in two forms.
-            (p for rank, p in ranks[1:] if rank[:-1] == ranks[0][0][:-1] and p.stem != path.stem),
+            (p for rank, p in ranks[1:] if rank[:-2] == ranks[0][0][:-2] and p.stem != path.stem),
             None,
         )
         cells = self._cells(path)[hash_of_cell]
@@ -138,19 +141,36 @@ class Notebooks:
         words = [(test or "").partition("::")[0], started.session if started is not None else ""]
         return list(_notebooks_among(words))
 
+    def _given_to_host(self, kernel: int) -> list[str]:
+        """Return the notebooks in the arguments of the nearest process around a kernel with any.
+
+        None of those of a process that has more arguments than are known.
+        """
+        seen = {kernel}
+        process = self._processes.get(kernel)
+        while process is not None and process.ppid not in seen:
+            seen.add(process.ppid)
+            process = self._processes.get(process.ppid)
+            if process is not None and (words := list(_notebooks_among(process.argv))):
+                return words if len(process.argv) < _events.WORDS else []
+        return []
+
     def _rank(self, path: Path, kernel: int, test: str | None) -> tuple[float, ...]:
         """Return what is least for the likeliest of several notebooks with the same cell."""
         started = self._kernels.get(kernel)
         cells = self._cells(path)
         given = [i for i, word in enumerate(self._arguments) if _ends_with(path, word)]
+        # The order in which several are given says nothing of which of them a kernel runs.
         return (
             not any(_ends_with(path, word) for word in self._named(kernel, test)),
             -len(self._hashes.get(kernel, set()) & cells.keys()),
             # The notebook that a command makes of a script is named beside it.
             not (given and path.suffix == ".py"),
-            given[0] if given else len(self._arguments),
+            not any(_ends_with(path, word) for word in self._given_to_host(kernel)),
+            not given,
             self._is_output(path),
             started is not None and path.parent != Path(started.cwd),
+            given[0] if given else len(self._arguments),
             SUFFIXES.index(path.suffix),
         )
 
