@@ -595,11 +595,6 @@ LIBRARIES = (
                 ("Client._graph_to_futures", "keyed-graph-submitted"),
                 ("FutureState.finish", "keyed-finished"),
                 ("FutureState.set_error", "keyed-failed"),
-                ("Future.result", "keyed-asked"),
-                ("Future.exception", "keyed-asked"),
-                ("Future.traceback", "keyed-asked"),
-                ("Future._result", "keyed-asked"),
-                ("Future._exception", "keyed-asked"),
                 ("Future.status", "keyed-status-read"),
                 ("Future.__repr__", "keyed-shown"),
                 ("Future._repr_html_", "keyed-shown"),
@@ -671,8 +666,8 @@ LIBRARIES = (
             ),
             "ipyparallel.client.asyncresult": (
                 ("AsyncMapResult.__init__", "whole-made"),
-                ("AsyncResult.get", "future-asked"),
-                ("AsyncResult.successful", "future-asked"),
+                ("AsyncResult.get", "result-asked"),
+                ("AsyncResult.successful", "success-read"),
                 ("AsyncResult.__repr__", "failure-read"),
             ),
             # What a task raises is sent back without a pickle.

@@ -17,6 +17,8 @@ _under_way: dict[Any, int] = {}
 """By the key of a future that has no result yet: the place of its work."""
 _sent_off: dict[Any, handles.Handle] = {}
 """By its key: work that is to be done though nobody holds its future."""
+_COROUTINE = 0x80
+"""`inspect.CO_COROUTINE`: importing inspect would cost each interpreter milliseconds."""
 
 
 def submitted(argument: str) -> monitor.Handler:
@@ -71,15 +73,20 @@ def failed(frame: FrameType, _: Any) -> None:
     handles.failed(handles.of_key(state), state.exception)
 
 
-def asked(frame: FrameType, _: Any) -> None:
-    """Note that somebody asks for the outcome of a future of Dask."""
-    handles.asked(_handle_of(frame.f_locals["self"]))
-
-
 def status_read(frame: FrameType, status: Any) -> None:
-    """Note that somebody saw by the status of a future of Dask that its work failed."""
+    """Note that somebody saw by the status of a future of Dask that its work failed.
+
+    Who asks the future for its result, its exception or its traceback has a coroutine of the
+    future read it, once the work is done: who did not wait for as long has seen nothing.
+    """
     caller = frame.f_back
-    if status == "error" and caller is not None and frames.kind(caller) != frames.CARRIER:
+    if status != "error" or caller is None:
+        return
+    answers = (
+        caller.f_code.co_flags & _COROUTINE
+        and caller.f_locals.get("self") is frame.f_locals["self"]
+    )
+    if answers or frames.kind(caller) != frames.CARRIER:
         shown(frame, status)
 
 

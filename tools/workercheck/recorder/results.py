@@ -58,7 +58,7 @@ def success_read(frame: FrameType, is_successful: bool | None) -> None:
     Who asks too early gets an error instead, and has seen nothing.
     """
     if is_successful is False:
-        handles.shown(handles.of(frame.f_locals["self"]))
+        handles.asked(handles.of(frame.f_locals["self"]))
 
 
 def item_raises(frame: FrameType, _: Any) -> bool:

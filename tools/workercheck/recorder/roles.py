@@ -45,7 +45,6 @@ ROLES: dict[str, tuple[str, Any]] = {
     "future-failed": ("start", work.future_failed),
     "future-raises": ("line", work.future_raises),
     "future-answers": ("return", work.was_asked),  # one that waited in vain got none
-    "future-asked": ("start", work.was_asked),
     "failure-shown": ("return", work.was_shown),
     "failure-read": ("return", work.was_read),
     "map-begins": ("start", work.map_begins),
@@ -78,7 +77,6 @@ ROLES: dict[str, tuple[str, Any]] = {
     "keyed-graph-submitted": ("return", keyed.graph_submitted),
     "keyed-finished": ("start", keyed.finished),
     "keyed-failed": ("return", keyed.failed),
-    "keyed-asked": ("start", keyed.asked),
     "keyed-status-read": ("return", keyed.status_read),
     "keyed-shown": ("return", keyed.shown),
     "keyed-gathered": ("start", keyed.gathered),
