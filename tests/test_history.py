@@ -206,7 +206,17 @@ def test_pool_that_breaks_before_a_submit_returns_has_lost_what_its_worker_had()
         place(2, 2),
         ev.ShutdownStarted(pid=1, time=3),
         ev.EndedAtWork(pid=1, time=4, child=8, is_loading=False, fingerprint=5, globals=[]),
-        ev.MessageSent(pid=1, time=4, fingerprint=5, to=8, sender=7, place=2, reply_to=0, within=0),
+        ev.MessageSent(
+            pid=1,
+            time=4,
+            fingerprint=5,
+            to=8,
+            sender=7,
+            place=2,
+            reply_to=0,
+            within=0,
+            corrects=False,
+        ),
     ]
     (finding,) = rules.lost(History(page_of_tags([[], []]), events))
     assert finding.cell == 1

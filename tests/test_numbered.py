@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 import weakref
 from concurrent.futures import Future
 from concurrent.futures import process as futures
@@ -42,9 +43,11 @@ def run(evidence: Evidence, code: str) -> str:
     return done.stdout
 
 
-def lines(evidence: Evidence, cls: type[ev.LoadFailed] | type[ev.EndedAtWork]) -> list[list[int]]:
+def lines(
+    evidence: Evidence, cls: type[ev.LoadFailed] | type[ev.EndedAtWork], *, final: bool = True
+) -> list[list[int]]:
     """Return, for each event of a kind, the lines of the script on the way to its message."""
-    events = evidence.read(final=True)
+    events = evidence.read(final=final)
     places = {(e.pid, e.id): e for e in events if isinstance(e, ev.Place)}
     found = []
     for event in events:
@@ -61,6 +64,36 @@ def lines(evidence: Evidence, cls: type[ev.LoadFailed] | type[ev.EndedAtWork]) -
     return sorted(found)
 
 
+LATE = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+class Unloadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+class Late(ProcessPoolExecutor):
+    \"\"\"As on a busy machine, where a worker is faster than the process that hands out.\"\"\"
+
+    is_late = False
+
+    def _start_executor_manager_thread(self):
+        super()._start_executor_manager_thread()
+        while self.is_late and not Path(sys.argv[1]).exists():
+            time.sleep(0.01)
+
+if __name__ == "__main__":
+    with Late(1) as executor:
+        executor.submit(abs, 1).result()  # the first
+        executor.is_late = True
+        executor.submit(abs, Unloadable()).exception()  # the second
+"""
+LATE_LINES = [
+    number
+    for number, line in enumerate(LATE.splitlines(), 1)
+    if line.endswith(("# the first", "# the second"))
+]
 POOLS = {
     "concurrent.futures": "from concurrent.futures import ProcessPoolExecutor as Executor",
     "loky": "from loky import ProcessPoolExecutor as Executor",
@@ -200,12 +233,41 @@ def test_numbers_of_two_threads_lead_to_the_line_of_each(evidence: Evidence) -> 
     events = evidence.read(final=True)
     places = {(e.pid, e.id): e for e in events if isinstance(e, ev.Place)}
     (pid,) = {e.pid for e in events if isinstance(e, ev.Place)}
+    runs = evidence._mapped.runs_of(pid)
     found, expected = {}, {int(n): line for n, line in json.loads(printed).items() if line}
     for number in expected:
-        handed_out = evidence._mapped.who_handed_out(number, pid, 1)
+        handed_out = runs.who_handed_out(number, 1)
         found[number] = places[pid, handed_out.place].line if handed_out else None
     assert len(expected) > 700
     assert expected == found
+
+
+@pytest.mark.parametrize("asks_again", [True, False])
+def test_work_that_fails_before_its_submit_has_returned_leads_to_its_own_line(
+    evidence: Evidence, asks_again: bool
+) -> None:
+    script = evidence.folder.parent / "script.py"
+    script.write_text(LATE)
+    go_on = evidence.folder.parent / "go-on"
+    environ = {**os.environ, **evidence.environ}
+    command = [sys.executable, str(script), str(go_on)]
+    with subprocess.Popen(command, env=environ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not any(isinstance(event, ev.MessageSent) for event in evidence.read()):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            # What was handed out last, as far as is known.
+            assert [[LATE_LINES[0]]] == lines(evidence, ev.LoadFailed, final=False)
+        finally:
+            go_on.touch()
+    assert 0 == process.returncode
+    if asks_again:
+        evidence.ask_again()
+    assert [[LATE_LINES[asks_again]]] == lines(evidence, ev.LoadFailed, final=False)
+    assert [[LATE_LINES[1]]] == lines(evidence, ev.LoadFailed)
+    answers = [event.corrects for event in evidence.read() if isinstance(event, ev.MessageSent)]
+    assert [False, True] == answers
 
 
 def test_run_that_goes_on_is_known_however_many_others_begin(evidence: Evidence) -> None:
@@ -241,11 +303,12 @@ def test_run_that_goes_on_is_known_however_many_others_begin(evidence: Evidence)
     rings = files._rings_of(mapped.RUNS)
     pid = rings[0][0].pid
     latest = 3 * mapped.SENT_COUNT - 1
-    places = [files.who_handed_out(latest - back, pid, 2) for back in range(1000)]
+    runs = files.runs_of(pid)
+    places = [runs.who_handed_out(latest - back, 2) for back in range(1000)]
     assert [2 + (latest - back) % 2 for back in range(1000)] == [p and p.place for p in places]
-    assert [1, 1] == [p and p.place for p in [files.who_handed_out(n, pid, 1) for n in (0, 5)]]
-    assert files.who_handed_out(0, pid, 3) is None
-    assert files.who_handed_out(0, pid + 1, 1) is None
+    assert [1, 1] == [p and p.place for p in [runs.who_handed_out(n, 1) for n in (0, 5)]]
+    assert runs.who_handed_out(0, 3) is None
+    assert files.runs_of(pid + 1).who_handed_out(0, 1) is None
 
 
 def test_failures_of_many_futures_are_counted_at_the_line_of_each(evidence: Evidence) -> None:

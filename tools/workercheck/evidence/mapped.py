@@ -5,12 +5,13 @@ The files belong to the page, which may do anything to them: nothing here raises
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses as dc
 import os
 import pickletools
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,56 @@ class Sent:
     """For a result: the fingerprint of the message with the task, else 0."""
     within: int = 0
     """For what a worker handed out: the fingerprint of what it worked on, else 0."""
+    run: tuple[int, int] = 0, 0
+    """For numbered work: the number with which its run begins, and when that was noted."""
 
     @property
     def is_known(self) -> bool:
         """Tell whether the sender knew for which work it was."""
         return bool(self.place or self.reply_to)
+
+    def corrects(self, earlier: Sent) -> bool:
+        """Tell whether the sender said something else before it had noted this."""
+        is_other = (self.place, self.within) != (earlier.place, earlier.within)
+        return is_other and self.run > earlier.run
+
+
+class Runs:
+    """Where one process has handed out work that its executors number.
+
+    Parameters
+    ----------
+    pid
+        Of the process.
+    records
+        Of its ring of runs.
+    """
+
+    def __init__(self, pid: int, records: Iterable[tuple[int, ...]]) -> None:
+        self._pid = pid
+        self._of_pools: dict[int, list[tuple[int, int, int, int]]] = {}
+        for known_by, place, within, moment in records:
+            first, pool = _mapped.divided(known_by)
+            self._of_pools.setdefault(pool, []).append((first, moment, place, within))
+        for runs in self._of_pools.values():
+            runs.sort()
+
+    def who_handed_out(self, number: int, pool: int) -> Sent | None:
+        """Look work up by its number, None where it is not known where it was handed out.
+
+        Parameters
+        ----------
+        number
+            Of the work, as its executor counts.
+        pool
+            The number of the executor's pool in this process.
+        """
+        runs = self._of_pools.get(pool, [])
+        index = bisect.bisect_left(runs, (number + 1,))
+        if not index:
+            return None
+        first, moment, place, within = runs[index - 1]
+        return Sent(self._pid, place, 0, within, (first, moment))
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -114,26 +160,10 @@ class MappedFiles:
                     ranks[fingerprint], found[fingerprint] = rank, sent
         return found
 
-    def who_handed_out(self, number: int, pid: int, pool: int) -> Sent | None:
-        """Look work up by its number, None where it is not known where it was handed out.
-
-        Parameters
-        ----------
-        number
-            Of the work, as its executor counts.
-        pid
-            Of the process with the executor.
-        pool
-            The number of the executor's pool in this process.
-        """
-        latest = -1, 0
-        found = None
-        for _, ring in self._rings_of(_mapped.RUNS, pid):
-            for known_by, place, within, moment in _records(ring):
-                first, of_pool = _mapped.divided(known_by)
-                if of_pool == pool and first <= number and (first, moment) >= latest:
-                    latest, found = (first, moment), Sent(pid, place, 0, within)
-        return found
+    def runs_of(self, pid: int) -> Runs:
+        """Return where a process has handed out numbered work, as far as it has noted it."""
+        rings = self._rings_of(_mapped.RUNS, pid)
+        return Runs(pid, (record for _, ring in rings for record in _records(ring)))
 
     def _rings_of(self, kind: str, pid: int | None = None) -> list[tuple[_File, bytes]]:
         """Return the rings of one process, or of all, the oldest process first."""

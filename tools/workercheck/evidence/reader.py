@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workercheck.evidence.mapped import MappedFiles, Sent
+from workercheck.evidence.mapped import MappedFiles, Runs, Sent
 from workercheck.evidence.records import (
     ChildStarted,
     Damaged,
@@ -37,6 +39,11 @@ _TAIL = 256
 _LIMIT = 1 << 28
 """Bytes that no run writes between two looks; a hole in a file may have any size."""
 
+
+_AGAIN = 2.0
+"""Seconds after which it is asked again who handed numbered work out.
+
+Its worker may have failed before the process that handed it out has noted from where."""
 
 _Wanted = tuple[int, float, int]
 """A fingerprint, the time until which its message was sent, in nanoseconds, and who got it."""
@@ -70,6 +77,10 @@ class Evidence:
         self._explained = 0
         """Events, from the first on, whose messages were looked up."""
         self._not_found: set[_Wanted] = set()
+        self._numbered: dict[_Wanted, Sent | None] = {}
+        """Who handed numbered work out, as far as was known when it was asked last."""
+        self._to_ask_again: deque[tuple[float, _Wanted]] = deque()
+        """When to ask again who handed numbered work out, the earliest first."""
         self._parents: dict[int, int] = {}
         """By the pid of a process: that of its parent."""
         self._pools: dict[int, tuple[int, int]] = {}
@@ -122,8 +133,8 @@ class Evidence:
         Parameters
         ----------
         final
-            Nothing more will be written: a line without an end is damage, and messages whose
-            sender was not found are looked up once more.
+            Nothing more will be written: a line without an end is damage, and it is asked once
+            more who sent what nobody seemed to have sent, and who handed numbered work out.
 
         Returns
         -------
@@ -132,13 +143,22 @@ class Evidence:
             tampered with, is `Damaged` in it.
         """
         self._take(final)
-        wanted = self._not_explained()
-        if final:  # also what was sent later, by a clock that has been set back meanwhile
+        wanted = self._not_explained() | self._due()
+        if final:
+            wanted |= self._numbered.keys()
+            # Also what was sent later, by a clock that has been set back meanwhile.
             wanted |= {(number, float("inf"), to) for number, _, to in self._not_found}
         while self._look_up(wanted):
             self._take(final)
             wanted = self._not_explained()
         return self._events
+
+    def ask_again(self) -> None:
+        """Have the next read ask anew who handed numbered work out.
+
+        Whoever has handed it out meanwhile does something else, and has noted from where it was.
+        """
+        self._to_ask_again = deque((0.0, asked) for _, asked in self._to_ask_again)
 
     def note_ended(self, is_alive: Callable[[int, float], bool]) -> None:
         """Write an event for each process that is gone and had a message to load or to work on.
@@ -246,16 +266,35 @@ class Evidence:
             found.append(pid)
         return found
 
+    def _due(self) -> set[_Wanted]:
+        """Return the numbered work of which it is time to ask again."""
+        now = time.monotonic()
+        due = set()
+        while self._to_ask_again and self._to_ask_again[0][0] <= now:
+            due.add(self._to_ask_again.popleft()[1])
+        return due
+
     def _look_up(self, wanted: set[_Wanted]) -> bool:
         """Write who sent messages, and for a result who sent the task; tell if any was found."""
         any_found = False
+        runs: dict[int, Runs] = {}
         for fingerprint, before, to in sorted(wanted):
             self._not_found.discard((fingerprint, before, to))
-            near = self._near(to)
             number, looked_up = fingerprint, {0}
             while number not in looked_up:
                 looked_up.add(number)
-                sent = self._who_sent(number, before, near)
+                earlier: Sent | None = None
+                if number & _mapped.NUMBERED:
+                    asked = number, before, to
+                    earlier = self._numbered.get(asked)
+                    if asked not in self._numbered:
+                        self._to_ask_again.append((time.monotonic() + _AGAIN, asked))
+                    sent = self._who_handed_out(number, runs)
+                    if earlier is not None and (sent is None or not sent.corrects(earlier)):
+                        break
+                    self._numbered[asked] = sent
+                else:
+                    sent = self._mapped.who_sent({number}, before, self._near(to)).get(number)
                 if sent is None:
                     self._not_found.add((fingerprint, before, to))
                     break
@@ -268,15 +307,18 @@ class Evidence:
                     place=sent.place,
                     reply_to=sent.reply_to,
                     within=sent.within,
+                    corrects=earlier is not None,
                 )
                 number = sent.reply_to or sent.within
         return any_found
 
-    def _who_sent(self, number: int, before: float, near: set[int]) -> Sent | None:
-        if not number & _mapped.NUMBERED:
-            return self._mapped.who_sent({number}, before, near).get(number)
-        work_id, pid = _mapped.divided(number)
-        return self._mapped.who_handed_out(work_id, *self._pools.get(pid, (0, 0)))
+    def _who_handed_out(self, number: int, runs: dict[int, Runs]) -> Sent | None:
+        """Look numbered work up in the runs of the process whose executor has the worker."""
+        work_id, worker = _mapped.divided(number)
+        pid, pool = self._pools.get(worker, (0, 0))
+        if pid not in runs:
+            runs[pid] = self._mapped.runs_of(pid)
+        return runs[pid].who_handed_out(work_id, pool)
 
 
 def _fingerprint(event: Event) -> int:

@@ -443,6 +443,9 @@ class MessageSent(Event):
     """For a result: the fingerprint of the message with the task, else 0."""
     within: int
     """For what a worker handed out: the fingerprint of what it worked on, else 0."""
+    corrects: bool
+    """Whether it takes the place of an earlier answer: a worker may fail before the process that
+    handed its work out has noted from where."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

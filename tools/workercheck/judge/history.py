@@ -101,7 +101,10 @@ class History:
         self._parent = {e.child: e for e in self.of(ev.ChildStarted)}
         self._sent: dict[tuple[int, int], list[ev.MessageSent]] = {}
         for sent in self.of(ev.MessageSent):
-            self._sent.setdefault((sent.fingerprint, sent.to), []).append(sent)
+            known = self._sent.setdefault((sent.fingerprint, sent.to), [])
+            if sent.corrects:
+                known.clear()
+            known.append(sent)
         self._turns: dict[int, int] = {}
         """By the id of an event about a message: how many came before it about the same bytes in
         its process."""

@@ -143,6 +143,7 @@ class _Command:
         return False
 
     def _answer(self, question: dict[str, Any]) -> object:
+        self.evidence.ask_again()
         self.watch.read()
         answer = self.answer(question, self.evidence.read())
         self.watch.look_again()

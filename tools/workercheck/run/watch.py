@@ -99,7 +99,10 @@ class Watch:
                         self._failed_since.add(child)
             elif isinstance(event, ev.ChildStarted) and event.replaces:
                 self._replacements.add(event.child)
-            elif isinstance(event, ev.LoadRetried):
+            elif isinstance(event, ev.LoadRetried) or (
+                isinstance(event, ev.MessageSent) and event.corrects
+            ):
+                # What seemed to be lost was not, or was another cell's.
                 self.failed_at = None
                 self._may_have_failed = True
             elif isinstance(event, ev.ProcessStarted):
