@@ -95,7 +95,7 @@ def test_build_with_wrong_settings_says_so_and_does_nothing(site: Site) -> None:
     report = site.root / "html" / "workercheck" / "report.json"
     report.parent.mkdir(parents=True)
     report.write_text("that of an earlier build")
-    build = site.build()
+    build = site.build("--no-color")
     assert 2 == build.status, build.log
     told = [line for line in build.log.splitlines() if "conf.py" in line]
     assert ["workercheck_packages", "nb_execution_timeout"] == [
