@@ -34,18 +34,31 @@ _DEPTH = 6
 """How many functions may lie between the load of a result and the thread that manages its pool."""
 
 
+class _Run:
+    """Numbers that follow each other, of work that one statement handed out.
+
+    Two threads may hand out side by side. Each goes on with the run that it has looked at, whatever
+    run is the current one by then: a run never gets a number of another one.
+    """
+
+    __slots__ = ("first", "following", "work")
+
+    def __init__(self, first: int, work: handles.Work | None) -> None:
+        self.first = first
+        self.work = work
+        """What its futures have in common."""
+        self.following = first + 1
+        """The number that goes on with it."""
+
+
 class Pool:
     """The workers of one executor, which read one queue."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         """From 1 on, 0 for one that is gone."""
-        self.first = 0
-        """The number with which its current run began."""
-        self.work: handles.Work | None = None
-        """What the futures of its current run have in common."""
-        self.following = -1
-        """The number that goes on with its current run."""
+        self.run = _Run(-1, None)
+        """The current one; before anything was handed out, one that is of no work."""
 
 
 class _Statement:
@@ -122,10 +135,11 @@ def submitted(argument: str) -> monitor.Handler:
             elif len(futures) > _MANY:
                 handles.sort_in()
             number = executor._queue_count - 1
-            if number == pool.following and pool.work is of:
+            run = pool.run
+            if number == run.following and run.work is of:
                 item = executor._pending_work_items.get(number)
                 if item is not None and item.future is future:
-                    pool.following = number + 1
+                    run.following = number + 1
                     return
         else:
             found = work.work_of(frame, future, argument, handler)
@@ -144,22 +158,23 @@ def submitted(argument: str) -> monitor.Handler:
 
 def _number(executor: Any, future: Any, of: handles.Work, pool: Pool) -> None:
     """Note the number of a future that has just been made, where it does not go on with a run."""
+    run = pool.run
     number = executor._queue_count - 1
     items = executor._pending_work_items
     item = items.get(number)
     if item is None or item.future is not future:
         # Another thread has handed more out meanwhile, or the work is done, and has no number now.
         found = [number for number, item in list(items.items()) if item.future is future]
-        number = found[0] if found else pool.following if pool.following >= 0 else number
-    known = pool.work
-    if number != pool.following or known is None or known[1] != of[1] or known[4] != of[4]:
-        pool.first, pool.work = number, of
-        _write(pool)
-    pool.following = number + 1
+        number = found[0] if found else run.following if run.work is not None else number
+    known = run.work
+    if number != run.following or known is None or known[1] != of[1] or known[4] != of[4]:
+        pool.run = run = _Run(number, of)
+        _write(pool.number, run)
+    run.following = number + 1
 
 
-def _write(pool: Pool) -> None:
-    """Write where the current run of a pool began."""
+def _write(pool: int, run: _Run) -> None:
+    """Write where a run of a pool began."""
     global _ring, _offsets, _mapped
     if _ring is None:
         from workercheck.recorder import mapped
@@ -169,16 +184,16 @@ def _write(pool: Pool) -> None:
     offset = next(_offsets)
     if offset == 0:  # from here on, the ring overwrites runs that still go on
         for other in list(_pools.values()):
-            if other.following >= 0 and other is not pool:
-                _pack(offset, other)
+            if other.run.work is not None and other.run is not run:
+                _pack(offset, other.number, other.run)
                 offset = next(_offsets)
-    _pack(offset, pool)
+    _pack(offset, pool, run)
 
 
-def _pack(offset: int, pool: Pool) -> None:
-    first = _mapped.numbered(pool.first, pool.number)
-    assert pool.work is not None
-    _, place, _, _, message = pool.work
+def _pack(offset: int, pool: int, run: _Run) -> None:
+    first = _mapped.numbered(run.first, pool)
+    assert run.work is not None
+    _, place, _, _, message = run.work
     _mapped.pack_record(_ring, offset, first, place, message, events.Kept.clock_ns())
 
 
