@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import Build, Site, gate
+from conftest import PASSES, Build, Site, gate
 from preloaded import Preloaded
 
 
@@ -150,6 +150,25 @@ def test_nothing_executed(site: Site) -> None:
 def test_site_without_code(site: Site) -> None:
     site.write("page", text="# Page\n")
     cannot_tell(site.build().outdir, "no page was executed")
+
+
+def test_output_of_a_page_that_was_renamed_goes_and_an_old_site_beside_is_none(site: Site) -> None:
+    old = site.source / "old" / "archive"
+    old.mkdir(parents=True)
+    site.conf(
+        'extensions = ["myst_nb", "workercheck"]\nhtml_extra_path = ["old"]\n'
+        'exclude_patterns = ["old"]\n'
+    )
+    before = site.write("before", PASSES)
+    first = site.build()
+    assert 0 == gate(first.outdir).returncode
+    shutil.copy(first.outdir / "before.html", old / "page.html")
+    before.rename(before.with_name("after.md"))
+    second = site.build()
+    judged = gate(second.outdir)
+    assert (0, 0) == (second.status, judged.returncode), judged.stderr
+    assert not (second.outdir / "before.html").exists()
+    assert (second.outdir / "archive" / "page.html").exists()
 
 
 def test_build_that_broke_off_is_not_judged(site: Site) -> None:
