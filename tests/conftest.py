@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 import yaml
 from preloaded import Preloaded
+from workercheck.evidence import records as ev
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +136,20 @@ class Site:
             check=False,
         )
         return Build(outdir, done.returncode, done.stdout, time.monotonic() - started)
+
+
+def started(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
+    """Return the event of a process that began with this command."""
+    return ev.ProcessStarted(
+        pid=pid,
+        time=1.0,
+        ppid=ppid,
+        group=7,
+        argv=list(argv),
+        python="3.14.0",
+        executable="python",
+        forked=False,
+    )
 
 
 def gate(

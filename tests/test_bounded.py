@@ -118,7 +118,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], int
     assert peak is not None, done.stderr
     left = [
         process.pid
-        for process in psutil.process_iter(["cwd", "cmdline"])
+        for process in psutil.process_iter(["cwd"])
         if process.info["cwd"] and Path(process.info["cwd"]).is_relative_to(site.root)
     ]
     assert [] == left

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from workercheck.evidence import records as ev
+from conftest import started
 from workercheck.judge.finding import Finding
 from workercheck.report import command as report_of
 from workercheck.report import record
@@ -439,19 +439,6 @@ def test_current_folder_that_was_removed_is_said(words: list[str], tmp_path: Pat
     assert done.stderr.startswith("workercheck: the current folder cannot be found")
 
 
-def started(*argv: str) -> ev.ProcessStarted:
-    return ev.ProcessStarted(
-        pid=1,
-        time=0.0,
-        ppid=0,
-        group=1,
-        argv=list(argv),
-        python="3.14.0",
-        executable=argv[0],
-        forked=False,
-    )
-
-
 def test_finding_has_one_line_whatever_the_name_of_its_file() -> None:
     finding = Finding("not-watched", "of it", 7)
     page = PageReport("a", "a\nb.md", True, findings=[finding])
@@ -473,7 +460,7 @@ def test_finding_has_one_line_whatever_the_name_of_its_file() -> None:
 def test_command_in_which_only_launchers_were_watched_has_no_verdict(
     commands: list[list[str]], named: str | None
 ) -> None:
-    events = [started(*argv) for argv in commands]
+    events = [started(1, 0, *argv) for argv in commands]
     doubt = report_of.doubt_about(Report({}, [], {}), events)
     assert (named is None) == (doubt is None)
     assert doubt is None or str(named) in doubt.message

@@ -6,28 +6,16 @@ import dataclasses as dc
 from pathlib import Path
 
 import pytest
+from conftest import started
 from runs import execute, findings, page, page_of_tags
 from workercheck.evidence import records as ev
 from workercheck.judge import rules
 from workercheck.judge.history import History
 
 
-def starts(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
-    return ev.ProcessStarted(
-        pid=pid,
-        time=1,
-        ppid=ppid,
-        group=7,
-        argv=["python", "-m", *argv],
-        python="3.14",
-        executable="python",
-        forked=False,
-    )
-
-
 @pytest.mark.parametrize("interpreters", [0, 2])
 def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreters: int) -> None:
-    kernel = starts(7, 1, "ipykernel_launcher")
+    kernel = started(7, 1, "python", "-m", "ipykernel_launcher")
     load = ev.LoadFailed(
         **{field.name: None for field in dc.fields(ev.LoadFailed)}
         | {"pid": 8, "time": 2, "stack": [["loky.process_executor", "_process_worker"]]}
@@ -48,7 +36,7 @@ def test_unknown_message_of_a_worker_is_told_by_a_guess_that_says_so(interpreter
             pool=0,
             replaces=False,
         ),
-        starts(8, 7, "loky.backend.popen_loky_posix"),
+        started(8, 7, "python", "-m", "loky.backend.popen_loky_posix"),
         # Each interpreter says that it starts, and has the kernel's pid.
         *(dc.replace(kernel) for _ in range(interpreters)),
         ev.CellStarted(pid=1, time=2, cell=1),
@@ -133,7 +121,7 @@ def test_worker_of_a_pool_that_dies_before_its_first_task_had_no_work(
     target: str, owned: bool, kinds: list[str]
 ) -> None:
     events = [
-        starts(7, 1, "ipykernel_launcher"),
+        started(7, 1, "python", "-m", "ipykernel_launcher"),
         ev.CellStarted(pid=1, time=1, cell=0),
         ev.ChildStarted(
             pid=7,
@@ -165,7 +153,11 @@ def test_worker_that_starts_as_its_executor_is_shut_down_is_no_lost_work(
         | {"pid": 7, "time": 2, "stack": [], "place": 0, "reply_to": 0, "is_result": False}
         | {"exception": "OSError", "message": "handle is closed", "object": target, "cell": None}
     )
-    events = [starts(7, 1, "ipykernel_launcher"), ev.CellStarted(pid=1, time=1, cell=0), failed]
+    events = [
+        started(7, 1, "python", "-m", "ipykernel_launcher"),
+        ev.CellStarted(pid=1, time=1, cell=0),
+        failed,
+    ]
     findings = rules.lost(History(page_of_tags([[]]), events))
     assert [finding.kind for finding in findings] == kinds
 
@@ -179,7 +171,7 @@ def test_pool_that_breaks_before_a_submit_returns_has_lost_what_its_worker_had()
         return ev.Place(**fields | here | {"executor": "concurrent.futures.process"})
 
     events = [
-        starts(7, 1, "ipykernel_launcher"),
+        started(7, 1, "python", "-m", "ipykernel_launcher"),
         ev.CellStarted(pid=1, time=1, cell=0),
         place(1, 1),
         ev.ChildStarted(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import started
 from hypothesis import given
 from hypothesis import strategies as st
 from workercheck.evidence import records as ev
@@ -179,19 +180,6 @@ def test_copies_that_several_programs_run_are_told_apart_by_their_arguments(
         notebooks.learn([ev.KernelStarted(pid=kernel, time=0.0, cwd=str(tmp_path), session="")])
         found = notebooks.line_of(place("work()", kernel=kernel))
         assert (tmp_path / f"{name}.ipynb", None) == (found.path, found.alike)
-
-
-def started(pid: int, ppid: int, *argv: str) -> ev.ProcessStarted:
-    return ev.ProcessStarted(
-        pid=pid,
-        time=0.0,
-        ppid=ppid,
-        group=1,
-        argv=list(argv),
-        python="",
-        executable="",
-        forked=False,
-    )
 
 
 def written_later(path: Path) -> Path:

@@ -283,18 +283,15 @@ class Evidence:
             number, looked_up = fingerprint, {0}
             while number not in looked_up:
                 looked_up.add(number)
-                earlier: Sent | None = None
+                asked = number, before, to
+                earlier = self._numbered.get(asked)
+                sent = self._who_sent(asked, runs)
+                if earlier is not None and (sent is None or not sent.corrects(earlier)):
+                    break
                 if number & _mapped.NUMBERED:
-                    asked = number, before, to
-                    earlier = self._numbered.get(asked)
                     if asked not in self._numbered:
                         self._to_ask_again.append((time.monotonic() + _AGAIN, asked))
-                    sent = self._who_handed_out(number, runs)
-                    if earlier is not None and (sent is None or not sent.corrects(earlier)):
-                        break
                     self._numbered[asked] = sent
-                else:
-                    sent = self._mapped.who_sent({number}, before, self._near(to)).get(number)
                 if sent is None:
                     self._not_found.add((fingerprint, before, to))
                     break
@@ -312,8 +309,10 @@ class Evidence:
                 number = sent.reply_to or sent.within
         return any_found
 
-    def _who_handed_out(self, number: int, runs: dict[int, Runs]) -> Sent | None:
-        """Look numbered work up in the runs of the process whose executor has the worker."""
+    def _who_sent(self, wanted: _Wanted, runs: dict[int, Runs]) -> Sent | None:
+        number, before, to = wanted
+        if not number & _mapped.NUMBERED:
+            return self._mapped.who_sent({number}, before, self._near(to)).get(number)
         work_id, worker = _mapped.divided(number)
         pid, pool = self._pools.get(worker, (0, 0))
         if pid not in runs:

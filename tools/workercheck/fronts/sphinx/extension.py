@@ -10,12 +10,13 @@ from docutils import nodes
 from sphinx.util import logging
 
 from workercheck import __version__
-from workercheck.fronts.sphinx import domain, files, internals, settings
+from workercheck.fronts.sphinx import domain, files, settings
 from workercheck.fronts.sphinx.domain import WorkercheckDomain
 from workercheck.fronts.sphinx.execution import Execution
 from workercheck.fronts.sphinx.internals import (
     OUTPUT_FOLDER,
     UnexpectedCellDirective,
+    building_nothing,
     built_within,
 )
 from workercheck.fronts.sphinx.interruption import sigterm_like_sigint
@@ -60,7 +61,7 @@ class Check:
         They are copies of pages, and stay when a page is renamed or deleted.
         """
         if not settings.check(config, self.environment.packages):
-            internals.building_nothing(app, 2)
+            building_nothing(app, 2)
             # That of an earlier build must not be taken for this one's.
             (Path(app.outdir) / report.FILE).unlink(missing_ok=True)
             return

@@ -44,6 +44,9 @@ __all__ = [
 Client = Callable[..., NotebookClientBase]
 """Makes what gives myst-nb the outputs of a notebook, from the arguments of `create_client`."""
 
+_REGULAR_EXPRESSIONS = ("kernel_rgx_aliases", "eval_name_regex")
+"""Settings of myst-nb that it compiles only when it reads a page."""
+
 
 class MystNbEnvironment(Protocol):
     """The attributes that myst-nb puts on the build environment."""
@@ -133,10 +136,6 @@ def refused_by_myst_nb(config: Config) -> Iterator[tuple[str, Any, str]]:
                     re.compile(pattern)
                 except re.error as exc:
                     yield setting, default, f"has {pattern!r}, no regular expression: {exc}"
-
-
-_REGULAR_EXPRESSIONS = ("kernel_rgx_aliases", "eval_name_regex")
-"""Settings of myst-nb that it compiles only when it reads a page."""
 
 
 def _in_words(annotation: Any) -> str:
