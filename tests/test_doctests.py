@@ -116,3 +116,59 @@ def test_healthy_examples_are_green(folder: Path) -> None:
     (folder / "docs/index.rst").write_text(SETUP + HEALTHY)
     run = watch(folder, "report", *HOSTS["sphinx"])
     assert (0, []) == (run.status, run.found), run.err
+
+
+DOCSTRINGS = '''
+"""Numbers."""
+
+def first():
+    """Find.
+
+    >>> from concurrent.futures import ProcessPoolExecutor
+    >>> executor = ProcessPoolExecutor(1)
+    >>> lost = executor.submit(int, "many")
+    >>> executor.shutdown()
+    """
+
+class Second:
+    """Find.
+
+    >>> from concurrent.futures import ProcessPoolExecutor
+    >>> executor = ProcessPoolExecutor(1)
+    >>> lost = executor.submit(int, "many")
+    >>> executor.shutdown()
+    """
+
+    @property
+    def third(self):
+        """Find.
+
+        .. testsetup::
+
+            from concurrent.futures import ProcessPoolExecutor
+            executor = ProcessPoolExecutor(1)
+            executor.submit(abs, -1).result()
+
+        .. testcode::
+
+            executor = ProcessPoolExecutor(1)
+            lost = executor.submit(int, "many")
+            executor.shutdown()
+        """
+'''
+
+
+def test_docstrings_with_one_text_are_told_apart_by_their_objects(folder: Path) -> None:
+    """Of the text of a docstring, Sphinx keeps no line."""
+    (folder / "numbers_.py").write_text(DOCSTRINGS.lstrip())
+    conf = "import sys\nsys.path.insert(0, '.')\n"
+    extensions = "extensions = ['sphinx.ext.autodoc', 'sphinx.ext.doctest']\n"
+    (folder / "docs/conf.py").write_text(conf + extensions)
+    (folder / "docs/index.rst").write_text(".. automodule:: numbers_\n   :members:\n")
+    run = watch(folder, "report", *HOSTS["sphinx"])
+    lines = DOCSTRINGS.lstrip().splitlines()
+    assert [
+        ("numbers_.py", "unseen-failure", number)
+        for number, line in enumerate(lines, 1)
+        if "lost" in line
+    ] == sorted(run.found), run.err

@@ -90,6 +90,8 @@ HOSTS = {
     "nbsphinx": ("sphinx-build", "-q", ".", "out"),
 }
 
+METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
 
 def write(path: Path, cells: tuple[str, ...]) -> None:
     title = nbformat.v4.new_raw_cell(
@@ -97,9 +99,7 @@ def write(path: Path, cells: tuple[str, ...]) -> None:
     )
     notebook = nbformat.v4.new_notebook(
         cells=[title, *[nbformat.v4.new_code_cell(cell.strip()) for cell in cells]],
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-        },
+        metadata=METADATA,
     )
     notebook.cells[1 + TAGGED[cells]].metadata["tags"] = ["expect-worker-error"]
     nbformat.write(notebook, path)
@@ -178,3 +178,29 @@ def test_test_of_a_notebook_fails(folder: Path) -> None:
     assert 1 == run.status
     assert "faults.ipynb::faults.ipynb" in run.out
     assert "code cell 5, line 3, 'future = executor.submit(area, 2)': " in run.out
+
+
+SCRIPT = """
+import papermill
+
+for name, word in [("a.ipynb", "1"), ("b.ipynb", "many"), ("c.ipynb", "3")]:
+    papermill.execute_notebook(name, "out/" + name, parameters={"word": word}, progress_bar=False)
+"""
+
+
+def test_copies_that_a_script_gives_to_papermill_are_told_apart(folder: Path) -> None:
+    work = "from loky import get_reusable_executor\n\nget_reusable_executor(1).submit(int, word)"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(work)],
+        metadata=METADATA,
+    )
+    for name in "abc":
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+    (folder / "script.py").write_text(SCRIPT)
+    run = watch(folder, "report", sys.executable, "script.py")
+    assert [("b.ipynb", 0, "unseen-failure")] == [
+        (page["source"], finding["cell"], finding["kind"])
+        for page in run.report["pages"]
+        for finding in page["findings"]
+    ], run.err
+    assert "or a.ipynb" not in run.err

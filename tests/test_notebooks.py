@@ -182,6 +182,27 @@ def test_copies_that_several_programs_run_are_told_apart_by_their_arguments(
         assert (tmp_path / f"{name}.ipynb", None) == (found.path, found.alike)
 
 
+def test_copies_that_one_program_runs_in_one_folder_are_told_apart_by_its_calls(
+    tmp_path: Path,
+) -> None:
+    """As a script gives notebook after notebook to papermill, which names its output as well."""
+    a, b = (write(tmp_path / f"{name}.ipynb", "work()") for name in ("a", "b"))
+    script = ["a.ipynb", "b.ipynb"]
+    notebooks = Notebooks(["python", "script.py"], tmp_path)
+    for kernel, (name, calls) in enumerate(
+        [
+            ("a", [["a-out.ipynb"], ["a.ipynb", "a-out.ipynb"], script]),
+            ("b", [["b-out.ipynb"], ["b.ipynb", "b-out.ipynb"], script]),
+            ("a", [script]),
+        ]
+    ):
+        written_later(write(tmp_path / f"{name}-out.ipynb", "work()"))
+        notebooks.learn([ev.KernelLaunched(pid=1, time=0.0, child=kernel, notebooks=calls)])
+        found = notebooks.line_of(place("work()", kernel=kernel))
+        expected = (a, b) if calls == [script] else (tmp_path / f"{name}.ipynb", None)
+        assert expected == (found.path, found.alike)
+
+
 def written_later(path: Path) -> Path:
     later = path.stat().st_mtime + 10
     os.utime(path, (later, later))

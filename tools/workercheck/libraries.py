@@ -917,7 +917,10 @@ LIBRARIES = (
 ALWAYS: "Functions" = {
     "ipykernel.kernelapp": (("IPKernelApp.start", "kernel-starts"),),
     # What a manager calls first, through itself, when it ends a kernel.
-    "jupyter_client.manager": (("KernelManager._async_interrupt_kernel", "kernel-interrupted"),),
+    "jupyter_client.manager": (
+        ("KernelManager._async_interrupt_kernel", "kernel-interrupted"),
+        ("KernelManager._async_post_start_kernel", "kernel-launched"),
+    ),
     "marimo._runtime.runtime": (("launch_kernel", "program-kernel-starts"),),
     "marimo._session.managers.kernel": (
         ("KernelManagerImpl.close_kernel", "program-kernel-closed"),
@@ -947,6 +950,7 @@ ALWAYS: "Functions" = {
         ),
     ),
     "tornado.platform.asyncio": (("BaseAsyncIOLoop.run_in_executor", "loop-future-made func"),),
+    "sphinx.ext.doctest": (("TestCode.__init__", "block-made"),),
     "runpy": (("_get_code_from_file", "file-runs"),),
     "subprocess": (("Popen._execute_child", "program-started"),),
     "threading": (("Thread.start", "thread-start"),),
@@ -956,8 +960,8 @@ ALWAYS: "Functions" = {
         ("Logger.exception", "callback-error-logged"),
     ),
 }
-"""Functions that no single library owns, of the standard library, of Jupyter, of Tornado and of
-marimo, as in `Library.functions`."""
+"""Functions that no single library owns, of the standard library, of Jupyter, Tornado, marimo and
+Sphinx, as in `Library.functions`."""
 
 RUNNERS = {
     f"{module}.{name}": "learner! goal executor"

@@ -341,6 +341,17 @@ class KernelStarted(Event):
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
+class KernelLaunched(Event):
+    """A program has started a kernel, in calls that name notebooks."""
+
+    event: ClassVar[str] = "kernel-launched"
+    child: int
+    """The pid of the kernel."""
+    notebooks: list[list[str]]
+    """Paths in the local variables of each of those calls, from the innermost call outwards."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
 class KernelShutdown(Event):
     """A program is about to shut a kernel of its own down, as `ShutdownStarted` for that kernel."""
 

@@ -30,6 +30,7 @@ from workercheck.recorder import (
     sent_later,
     shutdown,
     signals,
+    sources,
     waiting,
     work,
 )
@@ -117,8 +118,10 @@ ROLES: dict[str, tuple[str, Any]] = {
     "never-retrieved": ("start", asynchronous.never_retrieved),
     "thread-start": ("start", children.thread_starts),
     "program-started": ("return", children.program_started),
+    "block-made": ("start", sources.block_made),
     "file-runs": ("start", files.begins),
     "kernel-starts": ("start", shutdown.kernel_starts),
+    "kernel-launched": ("start", shutdown.kernel_launched),
     "kernel-interrupted": ("start", shutdown.kernel_interrupted),
     "program-kernel-starts": ("start", shutdown.program_kernel_starts),
     "program-kernel-closed": ("start", shutdown.program_kernel_closed),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
 import time
 
 from workercheck.recorder import asynchronous, endings, events, handles, signals, waiting
@@ -39,6 +40,11 @@ _TURNS_WITHIN = 1.0
 """Seconds after which an event loop that has not come round does not."""
 _ANSWERS_WITHIN = 5.0
 """Seconds in which a kernel answers another program, beside what its work gets."""
+
+_NOTEBOOKS = (".ipynb", ".md", ".qmd", ".Rmd", ".rst")
+"""Names of files with cells end with these; a program's own files are not among them."""
+
+_PATH_LIMIT = 1000
 
 _is_listening = False
 
@@ -88,6 +94,29 @@ def kernel_starts(_frame: FrameType, _: Any) -> None:
         cwd = ""
     session = os.environ.get("JPY_SESSION_NAME", "")
     events.write("kernel-started", cwd=events.text(cwd), session=events.text(session))
+
+
+def kernel_launched(frame: FrameType, _: Any) -> None:
+    """Tell which notebooks a program names in the calls by which it has a kernel of Jupyter run."""
+    manager: Any = frame.f_locals["self"]
+    pid = getattr(manager.provisioner, "pid", None)
+    calls: list[list[str]] = []
+    caller: Any = frame
+    while (caller := caller.f_back) is not None and len(calls) < events.WORDS:
+        values = map(_path, list(caller.f_locals.values()))
+        named = [path for path in values if path.endswith(_NOTEBOOKS) and len(path) < _PATH_LIMIT]
+        if named:
+            calls.append(named[: events.WORDS])
+    if calls and type(pid) is int:
+        events.write("kernel-launched", child=pid, notebooks=calls)
+
+
+def _path(value: Any) -> str:
+    """Return the path that a value is, empty for what is none."""
+    if type(value) is str:
+        return events.text(value)
+    paths: Any = sys.modules.get("pathlib")
+    return events.text(str(value)) if paths and isinstance(value, paths.PurePath) else ""
 
 
 def program_kernel_starts(_frame: FrameType, _: Any) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import weakref
 
 from workercheck.recorder import directives, events
 
@@ -29,6 +30,11 @@ _LONGEST = 20_000
 _NEAREST = 8
 """Functions behind a text that a tool runs among which its own is looked for."""
 _EXAMPLE = re.compile(r"<doctest .*\[(\d+)\]>")
+_OF_DOCSTRING = ":docstring of "
+"""What stands between a file and an object in the name of a source that Sphinx made of both."""
+_docstrings: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+"""By a block of examples of Sphinx: the name of the object whose docstring has it."""
+_SETUP = ("testsetup", "testcleanup")
 
 # Kept from before a test suite or a page can replace them.
 _isabs, _join = os.path.isabs, os.path.join
@@ -151,6 +157,14 @@ def _in_program(frame: FrameType) -> tuple[str, int] | None:
     return (path, starts[0] + (frame.f_lineno or 1)) if piece and starts else None
 
 
+def block_made(frame: FrameType, _: Any) -> None:
+    """Note of which docstring a block of Sphinx is, as its node says: the block does not."""
+    caller: Any = frame.f_back
+    source = getattr(caller.f_locals.get("node"), "source", None)
+    if type(source) is str and _OF_DOCSTRING in source:
+        _docstrings[frame.f_locals["self"]] = source.partition(_OF_DOCSTRING)[2]
+
+
 def _in_docstring(frame: FrameType) -> tuple[str, int] | None:
     """Return the position of an example of `doctest`, which its runner knows."""
     match = _EXAMPLE.match(frame.f_code.co_filename)
@@ -166,21 +180,57 @@ def _in_docstring(frame: FrameType) -> tuple[str, int] | None:
     number = int(match[1])
     if type(test.filename) is not str or number >= len(test.examples):
         return None
-    # Both count from 0: the docstring in its file, the example in its docstring.
-    example, above, path = test.examples[number], test.lineno or 0, _path_of(test.filename, runner)
-    first = _first_of(test.examples[0].source, path, above)
-    line = above if first is None else first - int(test.examples[0].lineno)
-    return path, line + int(example.lineno) + (frame.f_lineno or 1)
+    # All count from 0: the text in its file, the example in its text.
+    example, first = test.examples[number], test.examples[0]
+    path, above = test.filename, test.lineno
+    block = _block_of_sphinx(runner, number)
+    if block is not None:
+        # One test has the setup code of several texts, each of them an example.
+        first = example if block.type in _SETUP else first
+        path, above = _path_of(block, runner), block.lineno
+        if above is None and (name := _docstrings.get(block)) is not None:
+            above = _begin_of(name)
+    found = _first_of(first.source, path, above or 0)
+    line = found - (first.lineno or 0) if found is not None else above or 0
+    return path, line + (example.lineno or 0) + (frame.f_lineno or 1)
 
 
-def _path_of(name: str, runner: FrameType) -> str:
-    """Return the path of a file with examples, which Sphinx names from the folder of its pages."""
-    frame: FrameType | None = None if _isabs(name) else runner
+def _block_of_sphinx(runner: FrameType, number: int) -> Any:
+    """Return the block of a page that Sphinx has `doctest` run, None where nothing of Sphinx is."""
+    caller = runner.f_back
+    while caller is not None and caller.f_globals.get("__name__") != "sphinx.ext.doctest":
+        caller = caller.f_back
+    if caller is None:
+        return None
+    known = caller.f_locals
+    return known["testcodes"][number] if "testcodes" in known else known["code"][0]
+
+
+def _path_of(block: Any, runner: FrameType) -> str:
+    """Return the path of the file with a block, which Sphinx names from the folder of its pages."""
+    frame: FrameType | None = runner
     while frame is not None:
-        if frame.f_globals.get("__name__") == "sphinx.ext.doctest":
-            return _join(str(getattr(frame.f_locals.get("self"), "srcdir", "")), name)
+        folder = getattr(frame.f_locals.get("self"), "srcdir", None)
+        if folder is not None and frame.f_globals.get("__name__") == "sphinx.ext.doctest":
+            return os.path.normpath(_join(str(folder), block.filename))
         frame = frame.f_back
-    return name
+    return str(block.filename)
+
+
+def _begin_of(name: str) -> int:
+    """Return the 0-based line at which an object begins, 0 where it has no lines of its own."""
+    try:
+        module = name
+        while module and module not in sys.modules:
+            module = module.rpartition(".")[0]
+        named: Any = sys.modules[module]
+        for part in name[len(module) + 1 :].split("."):
+            named = getattr(named, part)
+        import inspect  # Sphinx has it
+
+        return inspect.getsourcelines(getattr(named, "fget", named))[1] - 1
+    except Exception:  # a module, or an attribute
+        return 0
 
 
 def _first_of(source: str, path: str, above: int) -> int | None:
@@ -190,8 +240,17 @@ def _first_of(source: str, path: str, above: int) -> int | None:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            lines = [line.strip().removeprefix(">>> ") for line in file]
+            lines = [_without_prompt(line) for line in file]
     except (OSError, ValueError):
         return None
-    wanted = source.split("\n", 1)[0].strip()
-    return next((n for n in range(above, len(lines)) if lines[n] == wanted), None)
+    wanted = [_without_prompt(line) for line in source.splitlines()]
+    # A docstring may have a text in which backslashes are escaped.
+    for known in (wanted, wanted[:1]):
+        for number in range(above, len(lines) - len(known) + 1):
+            if lines[number : number + len(known)] == known:
+                return number
+    return None
+
+
+def _without_prompt(line: str) -> str:
+    return line.strip().removeprefix(">>>").removeprefix("...").strip()

@@ -54,6 +54,8 @@ class Notebooks:
         self._started = time.time()
         self._arguments = list(_notebooks_among(argv))
         self._kernels: dict[int, ev.KernelStarted] = {}
+        self._calls: dict[int, list[list[str]]] = {}
+        """By the pid of a kernel: what each call names by which its host started it."""
         self._processes: dict[int, ev.ProcessStarted] = {}
         self._hashes: dict[int, set[int]] = {}
         """By the pid of a kernel: which cells have handed work out."""
@@ -68,6 +70,8 @@ class Notebooks:
         for event in events:
             if isinstance(event, ev.KernelStarted):
                 self._kernels[event.pid] = event
+            elif isinstance(event, ev.KernelLaunched):
+                self._calls[event.child] = event.notebooks
             elif isinstance(event, ev.Place) and (known := _known_by(event)) is not None:
                 self._hashes.setdefault(known[0], set()).add(known[1])
             elif isinstance(event, ev.ProcessStarted):
@@ -139,7 +143,8 @@ class Notebooks:
         """Return the paths by which the host of a kernel names its notebook."""
         started = self._kernels.get(kernel)
         words = [(test or "").partition("::")[0], started.session if started is not None else ""]
-        return list(_notebooks_among(words))
+        by_calls = [word for call in self._calls.get(kernel, ()) for word in call]
+        return [*_notebooks_among(words), *by_calls]
 
     def _given_to_host(self, kernel: int) -> list[str]:
         """Return the notebooks in the arguments of the nearest process around a kernel with any.
@@ -160,6 +165,7 @@ class Notebooks:
         started = self._kernels.get(kernel)
         cells = self._cells(path)
         given = [i for i, word in enumerate(self._arguments) if _ends_with(path, word)]
+        calls = self._calls.get(kernel, [])
         # The order in which several are given says nothing of which of them a kernel runs.
         return (
             not any(_ends_with(path, word) for word in self._named(kernel, test)),
@@ -169,6 +175,7 @@ class Notebooks:
             not any(_ends_with(path, word) for word in self._given_to_host(kernel)),
             not given,
             self._is_output(path),
+            next((i for i, call in enumerate(calls) if any(_ends_with(path, w) for w in call)), 0),
             started is not None and path.parent != Path(started.cwd),
             given[0] if given else len(self._arguments),
             SUFFIXES.index(path.suffix),
