@@ -666,7 +666,11 @@ LIBRARIES = (
             ),
             "ipyparallel.client.asyncresult": (
                 ("AsyncMapResult.__init__", "whole-made"),
-                ("AsyncResult.get", "result-asked"),
+                # It returns errors as values, or raises what `exception` returns, or, where it was
+                # told when to return, what a part of it raises.
+                ("AsyncResult.get", "future-answers"),
+                ("AsyncResult.get", "result-asked-with return_when"),
+                ("AsyncMapResult._yield_child_results", "result-asked"),
                 ("AsyncResult.successful", "success-read"),
                 ("AsyncResult.__repr__", "failure-read"),
             ),

@@ -63,6 +63,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "result-set": ("start", results.result_set),
     "result-raises": ("line", results.result_raises),
     "result-asked": ("start", work.was_asked),
+    "result-asked-with": ("start", work.was_asked_with),
     "success-read": ("return", results.success_read),
     "wrapped-asked": ("start", work.wrapped_asked),
     "chunk-done": ("return", results.chunk_done),

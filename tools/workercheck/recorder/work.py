@@ -192,6 +192,16 @@ def was_asked(frame: FrameType, _: Any) -> None:
     handles.asked(handles.of(frame.f_locals["self"]))
 
 
+def was_asked_with(argument: str) -> monitor.Handler:
+    """Make the handler for a method that asks for an outcome where *argument* is given."""
+
+    def handler(frame: FrameType, _: Any) -> None:
+        if frame.f_locals.get(argument) is not None:
+            was_asked(frame, None)
+
+    return handler
+
+
 def wrapped_asked(attribute: str) -> monitor.Handler:
     """Make the handler for a method that asks for the outcome of the work in *attribute*."""
 
