@@ -156,8 +156,8 @@ def watched_load(real: "Any") -> type:
                 carries = _id(caller.f_globals) in _carriers or _carries.get(_id(caller.f_code))
                 if carries is None:
                     carries = _classify(caller)
-            except ValueError:  # called from C, as concurrent.interpreters does
-                carries = _is_or_gets_ready()
+            except ValueError:
+                carries = _is_called_from_c()
             if not carries:
                 try:
                     return real(*args, **kwargs)
@@ -266,7 +266,7 @@ def watched_dump(real: "Any", is_plain: bool = False, at: int = 0) -> type:
             if carries is None:
                 carries = _classify(caller)
         except ValueError:
-            carries, caller = _is_or_gets_ready(), None
+            carries, caller = _is_called_from_c(), None
         try:
             result = real(*args, **kwargs)
         except BaseException as exc:
@@ -409,6 +409,14 @@ def _classify(frame: "FrameType") -> bool:
     return carries
 
 
+def _is_called_from_c() -> bool:
+    """Get ready for a message without a caller, as `concurrent.interpreters` sends them."""
+    is_ready = _is_or_gets_ready()
+    if is_ready and _is_worker and _doing is None:
+        _map_doing()
+    return is_ready
+
+
 def _get_ready() -> None:
     """Import the rest, which a process that carries no message never needs."""
     global _is_ready, _is_worker, _handles, _frames, _places, _mapped, _own
@@ -418,7 +426,7 @@ def _get_ready() -> None:
 
         _handles, _frames, _places, _mapped = handles, frames, places, mapped
         _pack_doing, _pack_record = mapped.pack_doing, mapped.pack_record
-        _is_worker = this_process.is_worker()
+        _is_worker = this_process.is_worker() or this_process.is_inner()
         _own = mapped.numbered(0, _Kept.getpid())
         _is_ready = True
 
@@ -456,7 +464,10 @@ def import_rest() -> None:
 
 def _map_doing() -> None:
     global _doing
-    _doing = _mapped.map_doing()
+    from workercheck.recorder import this_process
+
+    # The end of a process tells nothing of the interpreters within it.
+    _doing = bytearray(_mapped.DOING_SIZE) if this_process.is_inner() else _mapped.map_doing()
 
 
 def forget() -> None:

@@ -169,7 +169,7 @@ def sender(frame: FrameType | None, thing: Any) -> tuple[int, bool]:
         asks = asks or frame.f_code.co_name in RESULT_READERS
         frame = frame.f_back
     if not this_process.runs_kernel():
-        return 0, this_process.is_worker() and not asks
+        return 0, not asks and (this_process.is_worker() or this_process.is_inner())
     if _get_ident() != behalf.main_thread:
         return 0, False  # a library's own thread, which serves every cell
     return place(first, frames.executor_behind(first)), False

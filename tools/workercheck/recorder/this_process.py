@@ -21,6 +21,16 @@ def is_worker() -> bool:
     return events.forked or is_workers_command(sys.orig_argv)
 
 
+def is_inner() -> bool:
+    """Tell whether this interpreter is within a process of another one, for which it works."""
+    try:
+        import _interpreters  # type: ignore[import-not-found]
+
+        return bool(_interpreters.get_current()[0] != _interpreters.get_main()[0])
+    except (ImportError, AttributeError, TypeError, IndexError):  # before Python 3.13
+        return False
+
+
 def is_workers_command(argv: list[str]) -> bool:
     """Tell whether a command line runs code of a library that carries work."""
     rest = iter(argv[1:])
