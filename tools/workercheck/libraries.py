@@ -238,6 +238,7 @@ def _multiprocessing(package: str) -> "dict[str, list[tuple[str, str]]]":
             ("BaseProcess.exitcode", "exitcode-read"),
             ("BaseProcess.__repr__", "failure-shown"),
             ("BaseProcess.close", "process-closed"),
+            ("BaseProcess._bootstrap", "exit-kept"),
         ],
         f"{package}.util": [("_exit_function", "process-ends")],
         f"{package}.queues": [

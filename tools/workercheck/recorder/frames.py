@@ -118,6 +118,16 @@ def calls_no_tasks(frame: FrameType) -> bool:
     return not any(path.startswith(module) for path in RUNS)
 
 
+def runs_task(frame: FrameType) -> bool:
+    """Tell whether a function calls the tasks of a worker, one after the other."""
+    return _calls_task(frame) and not path_of(frame).endswith(".BaseProcess.run")
+
+
+def is_installed(frame: FrameType) -> bool:
+    """Tell whether a function is of an installed library that carries no work."""
+    return kind(frame) == OTHER and any(part in frame.f_code.co_filename for part in _INSTALLED)
+
+
 def _calls_task(frame: FrameType) -> bool:
     return path_of(frame).partition(".<locals>")[0] in RUNS  # a comprehension is within
 
@@ -253,7 +263,7 @@ def library_behind(frame: FrameType | None) -> str:
     """
     while frame is not None and kind(frame) in (CARRIER, OTHER, OWN):
         if kind(frame) == OTHER:
-            if any(part in frame.f_code.co_filename for part in _INSTALLED):
+            if is_installed(frame):
                 return str(frame.f_globals.get("__name__")).partition(".")[0]
             if path_of(frame) in DISPATCHERS:
                 return ""

@@ -52,6 +52,23 @@ def initializer_error_kept(_frame: FrameType, _: Any) -> bool:
     return error is not None
 
 
+def exit_kept(_frame: FrameType, _: Any) -> bool:
+    """Write that the initializer of a Pool left this worker with `sys.exit`: nothing is printed.
+
+    Returns
+    -------
+    bool
+        Whether the line is worth another call: only lines that handle an exception are.
+    """
+    error = sys.exc_info()[1]
+    tb = error.__traceback__ if isinstance(error, SystemExit) else None
+    while tb is not None and not _is_in_initializer(tb, error):
+        tb = tb.tb_next
+    if tb is not None:
+        _raised("initializer", error, 0)
+    return error is not None
+
+
 def watch_service_threads(threading: Any) -> None:
     """Notice an error that ends a thread which serves an executor: results are lost with it."""
     if not hasattr(sys, "monitoring"):
@@ -133,7 +150,7 @@ def _raised(what: str, error: BaseException | None, place: int) -> None:
     )
 
 
-def _is_in_initializer(tb: Any, error: BaseException) -> bool:
+def _is_in_initializer(tb: Any, error: BaseException | None) -> bool:
     """Tell whether an error comes from the initializer of a Pool; it catches those of tasks."""
     initializer = tb.tb_frame.f_locals.get("initializer")
     if initializer is None or frames.kind(tb.tb_frame) != frames.CARRIER:

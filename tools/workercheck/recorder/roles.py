@@ -112,6 +112,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "callback-error-kept": ("line", raised.callback_error_kept),
     "callback-error-logged": ("start", raised.callback_error_logged),
     "initializer-error-kept": ("line", raised.initializer_error_kept),
+    "exit-kept": ("line", raised.exit_kept),
     "error-logged": ("start", raised.error_logged),
     "task-made": ("return", asynchronous.task_made),
     "loop-future-made": ("return", asynchronous.loop_future_made),

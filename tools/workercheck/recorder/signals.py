@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 
-from workercheck.recorder import events, frameless, frames
+from workercheck.recorder import events, frameless, frames, this_process
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -48,9 +48,12 @@ def watch_signals(module: Any) -> None:
 def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
     try:
         target, number = (int(arg) for arg in args)
-        if number == 0 or (target == me and not is_group) or (target, number) in _sent:
+        if number == 0 or (target, number) in _sent:
             return
-        if target > 0 and not is_group and ends_by_itself(target):
+        if target == me and not is_group:
+            if not _is_sent_by_library(sys._getframe(2)):
+                return
+        elif target > 0 and not is_group and ends_by_itself(target):
             return
         _sent.add((target, number))
         is_group = is_group or target <= 0
@@ -60,6 +63,19 @@ def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
             _write_signal(child, number, owned=owned)
     except Exception:
         return  # what os.kill says of such arguments, it says itself
+
+
+def _is_sent_by_library(frame: FrameType | None) -> bool:
+    """Tell whether a worker ends itself as its library has it do, and not as its task does."""
+    if not this_process.is_worker():
+        return False
+    is_library = False
+    while frame is not None and frames.kind(frame) != frames.END:
+        if frames.kind(frame) == frames.READER or frames.runs_task(frame):
+            return False
+        is_library = is_library or frames.is_installed(frame)
+        frame = frame.f_back
+    return is_library
 
 
 def _write_signal(child: int, number: int, *, owned: bool, is_group: bool = False) -> None:
