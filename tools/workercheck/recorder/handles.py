@@ -17,6 +17,7 @@ from workercheck.recorder import events, messages, places, this_process
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import CodeType
     from typing import Any
 
     Work = tuple[str, int, bool, "Call | None", int]
@@ -55,6 +56,10 @@ class Handle:
     """Name of the exception, empty for an exit code, and its message."""
     child: int | None = None
     """The pid, for a process."""
+    made_by: CodeType | None = None
+    """The function, called by the reader, in which a library made it to stand for another one.
+
+    The library passes failures on to it, and perhaps from it."""
     request = 0
     """The message with which another process asked for the work, and got a proxy of the handle."""
 
@@ -313,6 +318,16 @@ def asked(handle: Handle | None) -> None:
             _see(handle)
 
 
+def passed_on(handle: Handle) -> None:
+    """Note that a library looked at work that it handed out, and has the failure pass for its own.
+
+    Somebody has to look at what it makes of it.
+    """
+    handle.asked += 1
+    if handle.failure is not None and handle.call is not None:
+        handle.call.seen = True
+
+
 def lost(error: BaseException | None) -> None:
     """Note that who asked for an outcome ended of its failure, so that nobody has seen it."""
     for handle in list(_handles.values()):
@@ -359,7 +374,10 @@ def _tell(failed: list[Handle]) -> None:
             or (handle.call is not None and handle.call.seen)
             or (handle.place, failure[0]) in _seen_errors
             # What is computed of a collection passes its failure on.
-            or (handle.what == "collection" and failure in _seen_failures)
+            or (
+                (handle.what == "collection" or handle.made_by is not None)
+                and failure in _seen_failures
+            )
             or (is_ended and handle.thing() is not None)
         ):
             continue
@@ -397,9 +415,9 @@ def _held_by_page() -> frozenset[int]:
     for value in list(vars(sys.modules["__main__"]).values()):
         found.add(_id(value))
         if type(value) is dict:
-            found.update(map(id, list(value.values())))
+            found.update(map(_id, list(value.values())))
         elif type(value) in (list, tuple, set):
-            found.update(map(id, list(value)))
+            found.update(map(_id, list(value)))
     return frozenset(found) - {_id(None)}
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 ROLES: dict[str, tuple[str, Any]] = {
     "submit": ("return", work.submitted),
     "submit-numbered": ("return", numbered.submitted),
+    "future-made": ("return", work.future_made),
     "future-failed": ("start", work.future_failed),
     "future-raises": ("line", work.future_raises),
     "future-answers": ("return", work.was_asked),  # one that waited in vain got none

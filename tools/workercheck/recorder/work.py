@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from workercheck.libraries import is_of_library
 from workercheck.recorder import (
     asynchronous,
     behalf,
@@ -21,6 +22,7 @@ from workercheck.recorder import (
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import CodeType, FrameType
     from typing import Any
 
@@ -95,6 +97,8 @@ def work_of(
         return None  # the results themselves, or a class that submits through its base
     elif (sibling := _sibling(caller)) is not None:
         work = "future", sibling.place, sibling.owned, sibling.call, messages.loaded()
+    elif (passed_on := _passed_on(caller)) is not None:
+        work = "future", passed_on.place, False, None, messages.loaded()
     else:
         executor = (
             places.executor_of(here["self"]) if "self" in here else frames.executor_behind(frame)
@@ -115,6 +119,82 @@ def _sibling(caller: FrameType | None) -> handles.Handle | None:
     if caller is None or caller.f_code.co_name != "result_iterator":
         return None
     return handles.of(next(iter(caller.f_locals.get("fs") or ()), None))
+
+
+def _passed_on(frame: FrameType | None) -> handles.Handle | None:
+    """Return the handle of the work that a library between executors hands on by itself.
+
+    Its thread serves all cells; what it works on has the future that it has given the reader.
+    """
+    found = None
+    while frame is not None and found is None:
+        what = frames.kind(frame)
+        if what in (frames.READER, frames.END):
+            return None
+        if frames.is_installed(frame):
+            found = _handle_among(frame.f_locals.values())
+        frame = frame.f_back
+    return found if frames.reader_of(frame) is None else None
+
+
+def _handle_among(values: Iterable[Any]) -> handles.Handle | None:
+    for value in list(values):
+        for one in (value, *(vars(value).values() if _is_plain(value) else ())):
+            handle = handles.of(one)
+            if handle is not None and handle.made_by is not None:
+                return handle
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether an object is of a library's own class, and has attributes in a dictionary."""
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except Exception:  # of a class with slots
+        return False
+    return type(attributes) is dict and not isinstance(value, type)
+
+
+def future_made(frame: FrameType, _: Any) -> None:
+    """Note a future that an installed library makes, to stand for that of an executor.
+
+    The executor's own is the library's to look at; who has a name for the new one has to look at
+    it. What a library of `workercheck.libraries` makes is known by what it says there.
+    """
+    maker = frame.f_back
+    if maker is None or frames.kind(maker) != frames.OTHER:
+        return
+    future: Any = frame.f_locals["self"]
+    while maker is not None and maker.f_locals.get("self") is future:  # of a class of its own
+        maker = maker.f_back
+    if (
+        maker is None
+        or not frames.is_installed(maker)
+        or is_of_library(frames.module_of(maker))
+        or handles.of(future) is not None
+    ):
+        return
+    called = _called_by_reader(maker)
+    if called is None:
+        return  # the library's own affair
+    owner, function, args = called.f_locals.get("self"), None, ()
+    if called.f_code.co_name == "submit":  # as each Executor has it, whatever it calls the function
+        function, args = _first_argument(called)
+    place = places.place(maker, events.qualified(type(owner)) or "", function, args)
+    handles.register(future, "future", place, owned=False)
+    handle = handles.of(future)
+    if handle is not None:
+        handle.made_by = called.f_code
+
+
+def _first_argument(frame: FrameType) -> tuple[Any, Any]:
+    """Return what the method of a frame was given first, and the rest of a list of arguments."""
+    code, here = frame.f_code, frame.f_locals
+    names = code.co_varnames
+    given = here.get(names[code.co_argcount + code.co_kwonlyargcount]) if code.co_flags & 4 else ()
+    if code.co_argcount > 1:
+        return here.get(names[1]), given or ()
+    return (given[0], given[1:]) if given else (None, ())
 
 
 def _call_of(caller: FrameType | None) -> handles.Call | None:
@@ -183,13 +263,40 @@ def future_raises(frame: FrameType, _: Any) -> bool:
     future: Any = frame.f_locals["self"]
     if getattr(future, "_exception", None) is None:
         return False
-    handles.asked(handles.of(future))
+    was_asked(frame, None)
     return True
 
 
 def was_asked(frame: FrameType, _: Any) -> None:
-    """Note that somebody asks for the outcome of a piece of work."""
-    handles.asked(handles.of(frame.f_locals["self"]))
+    """Note that somebody asks for the outcome of a piece of work.
+
+    A library that looks at the future that it made, to count failures, has told nobody: it does so
+    in a thread of its own, or before it returns the future.
+    """
+    handle = handles.of(frame.f_locals["self"])
+    if handle is None or handle.owned or not _is_library_behind(frame, handle):
+        handles.asked(handle)
+    elif handle.made_by is None:
+        handles.passed_on(handle)
+
+
+def _is_library_behind(frame: FrameType, handle: handles.Handle) -> bool:
+    """Tell whether a library looks at work that it handed out, and not on the reader's behalf."""
+    caller = frames.caller_of_library(frame)
+    if caller is None or not frames.is_installed(caller):
+        return False
+    called = _called_by_reader(caller)
+    return called is None or called.f_code is handle.made_by
+
+
+def _called_by_reader(frame: FrameType | None) -> FrameType | None:
+    """Return the function that the reader's code called, None where it called none."""
+    while frame is not None:
+        caller = frame.f_back
+        if caller is not None and frames.kind(caller) == frames.READER:
+            return frame
+        frame = None if frames.kind(frame) == frames.END else caller
+    return None
 
 
 def was_asked_with(argument: str) -> monitor.Handler:
