@@ -30,13 +30,16 @@ def length(thing):
 
 def area(x):
     return x * missing
+
+def put(queue):
+    queue.put(lambda: 1)
 """
 SUITE = """
 import unittest
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-from work import Fragile, area, length
+from work import Fragile, area, length, put
 
 def swallow():
     with ProcessPoolExecutor(1) as executor:
@@ -102,6 +105,14 @@ def test_absent_skipped():
 @pytest.mark.xfail(strict=True)
 def test_known_to_fail():
     swallow()
+
+def test_lost_by_its_process():
+    from multiprocessing import Process, Queue
+    queue = Queue()
+    process = Process(target=put, args=(queue,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 """
 HEALTHY = """
 from concurrent.futures import ProcessPoolExecutor
@@ -358,6 +369,7 @@ ABSENT = "the test is marked expect_worker_error, and no worker failed: the test
         ("test_absent", "error", f"suite.py:59: {ABSENT}"),
         ("test_absent_skipped", "skipped", ""),
         ("test_known_to_fail", "skipped", ""),
+        ("test_lost_by_its_process", "failure", "work.py:12: a worker could not pickle"),
     ],
 )
 def test_the_test_that_handed_lost_work_out_is_red(

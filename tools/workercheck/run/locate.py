@@ -56,13 +56,13 @@ class _Locator:
         self.started_at = {
             e.child: (e.pid, e.place) for e in events if isinstance(e, ev.ChildStarted)
         }
+        self.owned = {e.child for e in events if isinstance(e, ev.ChildStarted) and e.owned}
         self.marked = {e.test for e in events if isinstance(e, ev.MarkedTest)}
 
     def locate(self, place: ev.Place) -> HandOut | None:
         if not place.file:
             return None
-        # A worker may live on from an earlier test, whose name it inherited.
-        test = place.test if place.pid in self.programs and place.test != self.around else None
+        test = self._test_of(place)
         tags = _EXPECTING if test in self.marked else _NO_TAGS
         place = self._in_file_of_text(self._in_page(place))
         line = self.notebooks.line_of(place)
@@ -78,6 +78,17 @@ class _Locator:
         if test is None and _is_failing_example(place.file):
             tags = _EXPECTING
         return HandOut(line=place.line, tags=tags, source=source, docname=test or source)
+
+    def _test_of(self, place: ev.Place) -> str | None:
+        """Return the test on whose behalf work was handed out, None where none is known."""
+        if place.pid not in self.programs:
+            # A worker may live on from an earlier test, whose name it inherited; a process that a
+            # test has started itself is that test's.
+            starter = self.places.get(self.started_at.get(place.pid, (0, 0)))
+            if starter is None or place.pid not in self.owned or starter.pid not in self.programs:
+                return None
+            place = starter
+        return place.test if place.test != self.around else None
 
     def _in_page(self, place: ev.Place) -> ev.Place:
         """Return the place in a page of code that its directive runs, here or as ``python -c``."""
