@@ -21,7 +21,7 @@ from pathlib import Path
 
 import figures
 import sites
-from builders import BUILDERS, OFF, SERIAL, THIS, Builder, shards
+from builders import BUILDERS, EXECUTING, OFF, SERIAL, THIS, Builder, shards
 
 RESULTS = Path(__file__).parents[1] / "docs" / "source" / "explanation" / "benchmarks"
 SITUATIONS = ("cold", "nothing changed", "one page changed", "only the caches kept")
@@ -104,8 +104,8 @@ def _growth(folder: Path) -> dict[str, object]:
     for pages in GROWTH:
         site = folder / f"small{pages}"
         sites.small_pages(site, pages)
-        for name in (THIS, SERIAL):
-            place = folder / f"growth{pages}-{BUILDERS.index(name)}"
+        for name in EXECUTING:
+            place = folder / f"growth{pages}-{EXECUTING.index(name)}"
             place.mkdir()
             cost = Builder(name, site, place).build(pages)
             print(f"{name}, {pages} small pages: {cost.wall:.1f} s", flush=True)

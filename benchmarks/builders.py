@@ -15,7 +15,8 @@ SERIAL = "stock myst-nb"
 PARALLEL = "stock myst-nb, -j 2"
 JCACHE = "jupyter-cache, parallel"
 OFF = "this build, execution off"
-BUILDERS = (THIS, SERIAL, PARALLEL, JCACHE, OFF)
+EXECUTING = (THIS, SERIAL, PARALLEL, JCACHE)
+BUILDERS = (*EXECUTING, OFF)
 
 _EXECUTED = re.compile(r"Executing notebook|Executing: |workercheck: \[\d+/\d+\]")
 

@@ -12,10 +12,11 @@ import matplotlib
 matplotlib.use("svg")
 
 import matplotlib.pyplot as plt
-from builders import BUILDERS, OFF, SERIAL, THIS
+from builders import BUILDERS, EXECUTING, JCACHE, PARALLEL, SERIAL, THIS
 
 INK = {"light": "#1f2328", "dark": "#d0d7de"}
-COLOURS = {THIS: "#1f83d6", SERIAL: "#d97a1d"}
+COLOURS = {THIS: "#1f83d6", SERIAL: "#d97a1d", PARALLEL: "#2e9e5b", JCACHE: "#b05cc6"}
+MARKERS = {THIS: "o", SERIAL: "s", PARALLEL: "^", JCACHE: "D"}
 # The same picture for the same figures, whenever it is drawn.
 STYLE = {"svg.hashsalt": "workercheck", "svg.fonttype": "none", "font.size": 11}
 
@@ -82,16 +83,15 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _growth_table(result: dict[str, Any]) -> str:
-    lines = [
-        f"| pages | {THIS} | {SERIAL} | peak memory, {THIS} | peak memory, {SERIAL} |",
-        "|---|---|---|---|---|",
-    ]
-    for pages in dict.fromkeys(row["pages"] for row in result["measured"]):
-        rows = {row["builder"]: row for row in result["measured"] if row["pages"] == pages}
-        cells = [f"{rows[name]['wall']:.1f} s" for name in (THIS, SERIAL)]
-        cells += [f"{rows[name]['memory']:.0f} MiB" for name in (THIS, SERIAL)]
+    measured = result["measured"]
+    lines = [f"| pages | {' | '.join(EXECUTING)} |", f"|---|{'---|' * len(EXECUTING)}"]
+    for pages in dict.fromkeys(row["pages"] for row in measured):
+        rows = {row["builder"]: row for row in measured if row["pages"] == pages}
+        costs = [rows[name] for name in EXECUTING]
+        cells = [f"{cost['wall']:.1f} s, {cost['memory']:.0f} MiB" for cost in costs]
         lines.append(f"| {pages} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _measured_on(result), ""])
+    note = f"{_measured_on(result)} Wall time and peak memory of a cold build."
+    return "\n".join([*lines, "", note, ""])
 
 
 def _machines_table(result: dict[str, Any]) -> str:
@@ -134,24 +134,23 @@ def _save(path: Path, theme: str, plot: Any, result: dict[str, Any]) -> None:
 
 
 def _bars(axes: Any, result: dict[str, Any]) -> None:
-    names = [name for name in BUILDERS if name != OFF]
     walls = [
         statistics.median(row["wall"] for row in _rows(result["measured"], name, "cold"))
-        for name in names
+        for name in EXECUTING
     ]
-    bars = axes.barh(names, walls, color=[COLOURS.get(name, "#8a8f98") for name in names])
+    bars = axes.barh(EXECUTING, walls, color=[COLOURS[name] for name in EXECUTING])
     axes.bar_label(bars, fmt="%.0f s", padding=4)
     axes.invert_yaxis()
     axes.set_xlabel("cold build, seconds")
 
 
 def _lines(axes: Any, result: dict[str, Any]) -> None:
-    for name in (THIS, SERIAL):
+    for name in EXECUTING:
         rows = [row for row in result["measured"] if row["builder"] == name]
         axes.plot(
             [row["pages"] for row in rows],
             [row["wall"] for row in rows],
-            marker="o",
+            marker=MARKERS[name],
             color=COLOURS[name],
             label=name,
         )

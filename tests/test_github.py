@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import environments
@@ -77,6 +79,38 @@ def test_sessions_that_workflows_run_are_there() -> None:
     asked = set(re.findall(r"nox -s ([\w.-]+)", text))
     asked |= set(matrix["jobs"]["check"]["strategy"]["matrix"]["session"])
     assert asked <= set(re.findall(r"^[*-] (\S+) ->", listed, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("urls", "status"),
+    [
+        (["Repository, https://example.org/owner/name"], 0),
+        (["Repository, https://example.org/owner/name-of-another"], 1),
+        ([], 1),
+    ],
+)
+def test_release_without_the_address_of_its_repository_is_refused(
+    tmp_path: Path, urls: list[str], status: int
+) -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    name = "The package names this repository"
+    (step,) = [s for s in workflow["jobs"]["build"]["steps"] if s.get("name") == name]
+    (tmp_path / "dist").mkdir()
+    metadata = "".join(["Name: workercheck\n", *(f"Project-URL: {url}\n" for url in urls)]).encode()
+    with tarfile.open(tmp_path / "dist" / "workercheck-0.1.0.tar.gz", "w:gz") as archive:
+        entry = tarfile.TarInfo("workercheck-0.1.0/PKG-INFO")
+        entry.size = len(metadata)
+        archive.addfile(entry, io.BytesIO(metadata))
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+        cwd=tmp_path,
+        env={**os.environ, "REPOSITORY": "https://example.org/owner/name"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert status == done.returncode, done.stderr
+    assert ("::error file=pyproject.toml::" in done.stdout) == bool(status)
 
 
 @pytest.fixture(scope="module")
