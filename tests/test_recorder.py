@@ -332,6 +332,33 @@ def test_a_task_costs_few_calls_of_audit_hooks(evidence: Evidence) -> None:
 @pytest.mark.skipif(
     not hasattr(sys, "monitoring"), reason="on Python 3.11 the recorder is complete before any code"
 )
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="watched from the start on Python 3.11")
+@pytest.mark.parametrize(
+    ("file", "watched"),
+    [
+        ("site-packages/maker.py", True),
+        ("maker.py", False),  # the reader's own
+        ("site-packages/other.py", False),
+    ],
+)
+def test_making_of_futures_is_watched_once_an_installed_library_may_make_them(
+    tmp_path: Path, evidence: Evidence, file: str, watched: bool
+) -> None:
+    """Each task of an executor has a future: most programs need not pay for that."""
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    makes = "from concurrent.futures import Future\n" if path.stem == "maker" else "import json\n"
+    path.write_text(makes)
+    code = f"""
+    import concurrent.futures.process, sys
+    sys.path.insert(0, {str(path.parent)!r})
+    import {path.stem}
+    from workercheck.recorder import monitor
+    print(concurrent.futures.Future.__init__.__code__ in monitor._codes.values())
+    """
+    assert f"{watched}\n" == python(code, evidence)
+
+
 def test_recorder_that_cannot_watch_says_so(evidence: Evidence) -> None:
     """The fault: something of the recorder is broken. It is no reason to be silent."""
     code = """

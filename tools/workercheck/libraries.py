@@ -437,7 +437,6 @@ LIBRARIES = (
         functions={
             "concurrent.futures._base": (
                 *_FUTURE,
-                ("Future.__init__", "future-made"),
                 ("Executor.map", "map-begins"),
                 ("Executor.map", "map-ends"),
             ),

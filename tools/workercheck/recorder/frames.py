@@ -64,7 +64,7 @@ def _kind(frame: FrameType) -> int:
     if module.startswith(MODULES):
         is_bottom = frame.f_code.co_name == "_bootstrap" and module.endswith(".process")
         return END if is_bottom else CARRIER
-    if file.startswith(("<frozen", STDLIB)) or any(part in file for part in _INSTALLED):
+    if file.startswith(("<frozen", STDLIB)) or is_installed_file(file):
         return OTHER
     if module == "__main__" and os.path.dirname(file) == _SCRIPTS:
         return OTHER
@@ -125,7 +125,12 @@ def runs_task(frame: FrameType) -> bool:
 
 def is_installed(frame: FrameType) -> bool:
     """Tell whether a function is of an installed library that carries no work."""
-    return kind(frame) == OTHER and any(part in frame.f_code.co_filename for part in _INSTALLED)
+    return kind(frame) == OTHER and is_installed_file(frame.f_code.co_filename)
+
+
+def is_installed_file(path: str) -> bool:
+    """Tell whether a file is of what was installed into the environment."""
+    return any(part in path for part in _INSTALLED)
 
 
 def _calls_task(frame: FrameType) -> bool:

@@ -39,6 +39,8 @@ _NUMBERS = (5, 4, 3, 1, 2, 0)
 _tool: int | None = None
 _wanted: dict[str, list[Watched]] = {}
 _arrivals: dict[str, Callable[[Any], None]] = {}
+_each: Callable[[Any, Any], bool] | None = None
+"""Called with the spec of each module that arrives, and the module, as long as it returns True."""
 _starts: dict[int, Handler] = {}
 _returns: dict[int, Handler] = {}
 _lines: dict[int, Handler] = {}
@@ -56,6 +58,15 @@ def watch(module: str, path: str, moment: str, handler: Handler) -> None:
 def on_arrival(module: str, handler: Callable[[Any], None]) -> None:
     """Have a handler called with a module once it has been imported."""
     _arrivals[module] = handler
+
+
+def on_each_arrival(handler: Callable[[Any, Any], bool]) -> None:
+    """Have a handler called for each module that is imported, until it returns False.
+
+    It is called with the module's spec and the module, and never on Python 3.11.
+    """
+    global _each
+    _each = handler
 
 
 def start() -> None:
@@ -177,10 +188,13 @@ def _set_events(code: CodeType) -> None:
 
 
 def _loaded(frame: FrameType, module: Any) -> None:
+    global _each
     # Not asked of the module: one of `importlib.util.LazyLoader` would be executed for it.
-    name = frame.f_locals["spec"].name
-    if name in _arrivals or name in _wanted:
-        _arrived(name, module)
+    spec = frame.f_locals["spec"]
+    if spec.name in _arrivals or spec.name in _wanted:
+        _arrived(spec.name, module)
+    if _each is not None and not _each(spec, module):
+        _each = None
 
 
 def _arrived(name: str, module: Any) -> None:

@@ -7,6 +7,7 @@ function, and the handler that is called then with the function's frame.
 from __future__ import annotations
 
 import os
+import sys
 
 from workercheck.libraries import ALWAYS, LIBRARIES
 from workercheck.recorder import (
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 ROLES: dict[str, tuple[str, Any]] = {
     "submit": ("return", work.submitted),
     "submit-numbered": ("return", numbered.submitted),
-    "future-made": ("return", work.future_made),
     "future-failed": ("start", work.future_failed),
     "future-raises": ("line", work.future_raises),
     "future-answers": ("return", work.was_asked),  # one that waited in vain got none
@@ -144,6 +144,10 @@ def start() -> None:
     monitor.on_arrival("dill._dill", messages.watch_dill)
     monitor.on_arrival("threading", raised.watch_service_threads)
     monitor.on_arrival("_posixsubprocess", children.watch_programs)
+    if sys.version_info >= (3, 12):
+        monitor.on_each_arrival(work.may_make_no_futures)
+    else:
+        monitor.watch("concurrent.futures._base", "Future.__init__", "return", work.future_made)
     for functions in (ALWAYS, *(library.functions for library in LIBRARIES)):
         for module, watched in functions.items():
             for path, role in watched:

@@ -155,6 +155,29 @@ def _is_plain(value: Any) -> bool:
     return type(attributes) is dict and not isinstance(value, type)
 
 
+def may_make_no_futures(spec: Any, module: Any) -> bool:
+    """Tell whether a module cannot make futures; for the first that can, watch how they are made.
+
+    Each task of an executor has a future, so that this is watched where a library asks for it.
+    """
+    base = sys.modules.get("concurrent.futures._base")
+    origin = spec.origin
+    if (
+        base is None
+        or type(origin) is not str
+        or not frames.is_installed_file(origin)
+        or is_of_library(spec.name)
+    ):
+        return True
+    wanted = {_id(sys.modules.get(name)) for name in ("concurrent", "concurrent.futures")}
+    wanted.add(_id(base.Future))
+    names = object.__getattribute__(module, "__dict__")
+    if not any(_id(value) in wanted for value in list(names.values())):
+        return True
+    monitor.watch_now(base.Future, "__init__", "return", future_made)
+    return False
+
+
 def future_made(frame: FrameType, _: Any) -> None:
     """Note a future that an installed library makes, to stand for that of an executor.
 
