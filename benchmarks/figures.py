@@ -91,6 +91,8 @@ def _growth_table(result: dict[str, Any]) -> str:
         cells = [f"{cost['wall']:.1f} s, {cost['memory']:.0f} MiB" for cost in costs]
         lines.append(f"| {pages} | {' | '.join(cells)} |")
     note = f"{_measured_on(result)} Wall time and peak memory of a cold build."
+    if again := [f"{row['builder']}, {row['pages']} pages" for row in measured if row["failed"]]:
+        note += f" Built again after a build that failed: {'; '.join(again)}."
     return "\n".join([*lines, "", note, ""])
 
 
