@@ -45,6 +45,8 @@ def look_in(message: Any, thing: Any, number: int, caller: FrameType | None) -> 
         return
     names = failure.globals_in(message)
     main: Any = sys.modules.get("__main__")
+    # An interpreter runs the sender's script under a name of its own, and has it as `__main__`.
+    own = "__main__", "__mp_main__", events.attribute(main, "__name__")
     for name in names:
         if not name.startswith("__main__.") or name in _right:
             continue
@@ -52,7 +54,7 @@ def look_in(message: Any, thing: Any, number: int, caller: FrameType | None) -> 
         for part in name.split(".")[1:]:
             found = (events.attribute(found, "__dict__") or {}).get(part)
         module = events.attribute(found, "__module__")
-        if type(module) is str and module not in ("__main__", "__mp_main__"):
+        if type(module) is str and module not in own:
             _write(name, found, names, number, caller)
             return
         _right.add(name)
