@@ -26,7 +26,7 @@ from measure import Cost
 
 RESULTS = Path(__file__).parents[1] / "docs" / "source" / "explanation" / "benchmarks"
 SITUATIONS = ("cold", "nothing changed", "one page changed", "only the caches kept")
-GROWTH = (10, 50, 200)
+GROWTH = (10, 50, 100)
 MACHINES = (1, 2, 4)
 _ATTEMPTS = 3
 SLEEPING = (200, 8.0)
