@@ -28,9 +28,10 @@ RESULTS = Path(__file__).parents[1] / "docs" / "source" / "explanation" / "bench
 SITUATIONS = ("cold", "nothing changed", "one page changed", "only the caches kept")
 GROWTH = (10, 50, 100)
 MACHINES = (1, 2, 4)
-_ATTEMPTS = 3
 SLEEPING = (200, 8.0)
 """How many pages the machines share, and how many seconds each one sleeps."""
+_ATTEMPTS = 3
+"""How often a build of growing sites is tried."""
 
 
 def main() -> None:
@@ -109,8 +110,8 @@ def _growth(folder: Path) -> dict[str, object]:
         for name in EXECUTING:
             cost, failed = _built(name, site, folder / "growth", pages)
             print(f"{name}, {pages} small pages: {cost.wall:.1f} s", flush=True)
-            row = {"builder": name, "pages": pages, "failed": failed, **dc.asdict(cost)}
-            measured.append(row)
+            known = {"builder": name, "pages": pages, "failed": failed}
+            measured.append({**known, **dc.asdict(cost)})
     return {"measured": measured}
 
 

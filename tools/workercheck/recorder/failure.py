@@ -10,7 +10,7 @@ import contextlib
 import sys
 
 from workercheck.libraries import MODULES, NUMBERED
-from workercheck.recorder import behalf, events, frames, naming
+from workercheck.recorder import behalf, events, frames, naming, this_process
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def describe(exc: BaseException, caller: FrameType | None, message: Any) -> dict
     return {
         **common,
         "raised_in": common["raised_in"] or _method_behind(raising, names),
-        "interpreter": interpreter(),
+        "interpreter": this_process.interpreter(),
         "name": _plain(events.attribute(exc, "name")),
         "globals": names,
         "importing": next(
@@ -194,16 +194,6 @@ def stack(frame: FrameType | None) -> list[list[str]]:
         found.append([frames.module_of(frame), frame.f_code.co_name])
         frame = frame.f_back
     return found
-
-
-def interpreter() -> int:
-    """Return the id of this interpreter, 0 for the main one of a process."""
-    try:
-        import _interpreters  # type: ignore[import-not-found]
-
-        return int(_interpreters.get_current()[0])
-    except Exception:
-        return 0
 
 
 def _plain(value: object) -> str | None:

@@ -508,9 +508,10 @@ def _look_for_retry(args: "tuple[Any, ...]") -> None:
     try:
         number = _known_by(_buffered(args), None)
         if number in _failed:
-            from workercheck.recorder import failure
+            from workercheck.recorder import this_process
 
-            events.write("load-retried", interpreter=failure.interpreter(), fingerprint=number)
+            here = this_process.interpreter()
+            events.write("load-retried", interpreter=here, fingerprint=number)
     except Exception as exc:
         events.failed("a load", exc)
 

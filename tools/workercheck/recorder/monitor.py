@@ -61,10 +61,7 @@ def on_arrival(module: str, handler: Callable[[Any], None]) -> None:
 
 
 def on_each_arrival(handler: Callable[[Any, Any], bool]) -> None:
-    """Have a handler called for each module that is imported, until it returns False.
-
-    It is called with the module's spec and the module, and never on Python 3.11.
-    """
+    """Have a handler called with each module's spec and the module, until it returns False."""
     global _each
     _each = handler
 
@@ -76,6 +73,7 @@ def start() -> None:
         from workercheck.recorder import monitor311
 
         monitor311.start(_wanted, _arrivals)
+        monitor311.replace(sys.modules["_frozen_importlib"], "_load_unlocked", "return", _loaded)
         return
     if not _take_number():
         raise RuntimeError("every number of sys.monitoring is taken")

@@ -7,7 +7,6 @@ function, and the handler that is called then with the function's frame.
 from __future__ import annotations
 
 import os
-import sys
 
 from workercheck.libraries import ALWAYS, LIBRARIES
 from workercheck.recorder import (
@@ -144,10 +143,7 @@ def start() -> None:
     monitor.on_arrival("dill._dill", messages.watch_dill)
     monitor.on_arrival("threading", raised.watch_service_threads)
     monitor.on_arrival("_posixsubprocess", children.watch_programs)
-    if sys.version_info >= (3, 12):
-        monitor.on_each_arrival(work.may_make_no_futures)
-    else:
-        monitor.watch("concurrent.futures._base", "Future.__init__", "return", work.future_made)
+    monitor.on_each_arrival(work.may_make_no_futures)
     for functions in (ALWAYS, *(library.functions for library in LIBRARIES)):
         for module, watched in functions.items():
             for path, role in watched:

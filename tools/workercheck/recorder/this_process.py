@@ -14,6 +14,8 @@ _RUN_AS_MODULE = (*MODULES, "dask.")
 """Modules of libraries, by the beginning of their names, that are run as a program."""
 _WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 """Options of the interpreter that the next word belongs to."""
+_interpreter: int | None = None
+"""The id of this interpreter, None where nobody has asked yet."""
 
 
 def is_worker() -> bool:
@@ -21,14 +23,22 @@ def is_worker() -> bool:
     return events.forked or is_workers_command(sys.orig_argv)
 
 
+def interpreter() -> int:
+    """Return the id of this interpreter, 0 for the main one of a process."""
+    global _interpreter
+    if _interpreter is None:
+        try:
+            import _interpreters  # type: ignore[import-not-found]
+
+            _interpreter = int(_interpreters.get_current()[0])
+        except Exception:  # before Python 3.13
+            _interpreter = 0
+    return _interpreter
+
+
 def is_inner() -> bool:
     """Tell whether this interpreter is within a process of another one, for which it works."""
-    try:
-        import _interpreters  # type: ignore[import-not-found]
-
-        return bool(_interpreters.get_current()[0] != _interpreters.get_main()[0])
-    except (ImportError, AttributeError, TypeError, IndexError):  # before Python 3.13
-        return False
+    return interpreter() != 0
 
 
 def is_workers_command(argv: list[str]) -> bool:

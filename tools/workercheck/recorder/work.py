@@ -139,20 +139,12 @@ def _passed_on(frame: FrameType | None) -> handles.Handle | None:
 
 def _handle_among(values: Iterable[Any]) -> handles.Handle | None:
     for value in list(values):
-        for one in (value, *(vars(value).values() if _is_plain(value) else ())):
+        attributes = events.attribute(value, "__dict__")
+        for one in (value, *(attributes.values() if type(attributes) is dict else ())):
             handle = handles.of(one)
             if handle is not None and handle.made_by is not None:
                 return handle
     return None
-
-
-def _is_plain(value: Any) -> bool:
-    """Tell whether an object is of a library's own class, and has attributes in a dictionary."""
-    try:
-        attributes = object.__getattribute__(value, "__dict__")
-    except Exception:  # of a class with slots
-        return False
-    return type(attributes) is dict and not isinstance(value, type)
 
 
 def may_make_no_futures(spec: Any, module: Any) -> bool:

@@ -61,12 +61,12 @@ def look_in(message: Any, thing: Any, number: int, caller: FrameType | None) -> 
 
 
 def _write(name: str, found: Any, names: list[str], number: int, caller: FrameType | None) -> None:
-    from workercheck.recorder import behalf, failure
+    from workercheck.recorder import behalf, failure, this_process
 
     events.write(
         "load-failed",
         stack=failure.stack(caller),
-        interpreter=failure.interpreter(),
+        interpreter=this_process.interpreter(),
         fingerprint=number,
         exception="",
         message="",
