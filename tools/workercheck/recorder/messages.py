@@ -29,7 +29,7 @@ _getframe = sys._getframe
 _Kept = events.Kept
 _Builtin = type(len)
 _BUFFERS = (bytes, bytearray, memoryview)
-_FOR_TRACEBACKS = ("ast", "unicodedata", "_suggestions")
+_FOR_TRACEBACKS = ("_colorize", "ast", "unicodedata", "_suggestions")
 """What `traceback` imports when it formats an error, and some errors only."""
 
 _carriers: "dict[int, dict[str, Any]]" = {}
