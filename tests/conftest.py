@@ -35,6 +35,8 @@ hypothesis.settings.load_profile("patient")
 ROOT = Path(__file__).parent.parent
 FAULTS = sorted((ROOT / "tests" / "faults").glob("*.md"))
 HEALTHY = sorted((ROOT / "tests" / "healthy").glob("*.md"))
+STOCK = ROOT / "tests" / "stock.json"
+"""What each page of ``healthy/`` shows under stock myst-nb: see `pytest_addoption`."""
 GATE = ROOT / "tools" / "check_workers.py"
 CODE_CELL = re.compile(
     r"^(?P<fence>`{3,})\{code-cell\}.*\n(?P<header>---\n(?:.*\n)*?---\n)?"
@@ -162,6 +164,15 @@ def gate(
         stderr=subprocess.PIPE,
         text=True,
         check=False,
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-stock",
+        action="store_true",
+        help="execute all healthy pages with stock myst-nb, and record in tests/stock.json what "
+        "they show: a page that shows the same with the recorder need not be executed twice",
     )
 
 

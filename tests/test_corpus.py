@@ -6,6 +6,8 @@ Adding a case is adding a file.
 from __future__ import annotations
 
 import collections
+import hashlib
+import json
 import re
 import shutil
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import FAULTS, HEALTHY, Build, Site, front_matter
+from conftest import FAULTS, HEADER, HEALTHY, STOCK, Build, Site, front_matter
 from packaging.specifiers import SpecifierSet
 
 if TYPE_CHECKING:
@@ -202,12 +204,15 @@ LocalPortCache.find_available_port = find_available_port
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_page_shows_the_same_with_the_recorder_and_without(built: Build, tmp_path: Path) -> None:
-    differ = (*RACES, *PIDS)
-    pages = [path for path in HEALTHY if runs_here(path) and not path.stem.startswith(differ)]
-    site = Site(tmp_path / "stock")
+def shown(folder: Path, pages: list[Path]) -> dict[str, list[str]]:
+    """Return the outputs of each page, from a folder of built pages."""
+    html = {path.stem: (folder / f"{path.stem}.html").read_text() for path in pages}
+    return {name: without_logs(name, outputs(text)) for name, text in html.items()}
+
+
+def shown_by_stock(root: Path, pages: list[Path]) -> dict[str, list[str]]:
+    """Return the outputs of each page in a build without workercheck."""
+    site = Site(root / "stock")
     site.conf(
         f'{PORTS}\nextensions = ["myst_nb"]\nnb_execution_mode = "force"\n'
         "nb_execution_allow_errors = True\nnb_merge_streams = True\n"
@@ -216,11 +221,44 @@ def test_page_shows_the_same_with_the_recorder_and_without(built: Build, tmp_pat
         shutil.copy(path, site.source)
     stock = site.build("-j", "4")
     assert 0 == stock.status, stock.log
+    return shown(stock.outdir, pages)
 
-    def shown(folder: Path) -> dict[str, list[str]]:
-        html = {path.stem: (folder / f"{path.stem}.html").read_text() for path in pages}
-        return {name: without_logs(name, outputs(text)) for name, text in html.items()}
 
-    expected = shown(stock.outdir)
-    assert sum(map(len, expected.values())) > 20
-    assert expected == shown(built.outdir / "healthy")
+def digest(page: Path, found: list[str]) -> str:
+    """Return what stands for these outputs of this text of a page on this Python."""
+    parts = [*sys.version_info[:2], page.read_text(), found]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_page_shows_the_same_with_the_recorder_and_without(
+    built: Build, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Stock myst-nb executes each page whose outputs are not those of its recorded run."""
+    differ = (*RACES, *PIDS)
+    pages = [path for path in HEALTHY if runs_here(path) and not path.stem.startswith(differ)]
+    ours = shown(built.outdir / "healthy", pages)
+    assert sum(map(len, ours.values())) > 20
+    record = pytestconfig.getoption("record_stock")
+    recorded = {} if record else json.loads(STOCK.read_text())
+    pages = [path for path in pages if recorded.get(path.stem) != digest(path, ours[path.stem])]
+    if not pages:
+        return
+    expected = shown_by_stock(tmp_path, pages)
+    assert expected == {name: ours[name] for name in expected}
+    if record:
+        digests = {path.stem: digest(path, expected[path.stem]) for path in pages}
+        STOCK.write_text(json.dumps(digests, indent=0, sort_keys=True) + "\n")
+
+
+def test_page_that_shows_the_recorder_differs(tmp_path: Path) -> None:
+    page = tmp_path / "healthy" / "shows-the-recorder.md"
+    page.parent.mkdir()
+    cell = 'import os\nprint("WORKERCHECK_EVIDENCE" in os.environ)'
+    page.write_text(f"{HEADER}# Environment\n\n```{{code-cell}}\n{cell}\n```\n")
+    ours = shown(build(tmp_path / "ours", [page]).outdir / "healthy", [page])
+    stock = shown_by_stock(tmp_path, [page])
+    assert ["True"] == re.findall("True|False", str(ours))
+    assert ["False"] == re.findall("True|False", str(stock))
+    assert digest(page, ours[page.stem]) != digest(page, stock[page.stem])
