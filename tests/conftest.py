@@ -35,8 +35,6 @@ hypothesis.settings.load_profile("patient")
 ROOT = Path(__file__).parent.parent
 FAULTS = sorted((ROOT / "tests" / "faults").glob("*.md"))
 HEALTHY = sorted((ROOT / "tests" / "healthy").glob("*.md"))
-STOCK = ROOT / "tests" / "stock.json"
-"""What each page of ``healthy/`` shows under stock myst-nb: see `pytest_addoption`."""
 GATE = ROOT / "tools" / "check_workers.py"
 CODE_CELL = re.compile(
     r"^(?P<fence>`{3,})\{code-cell\}.*\n(?P<header>---\n(?:.*\n)*?---\n)?"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import FAULTS, HEADER, HEALTHY, STOCK, Build, Site, front_matter
+from conftest import FAULTS, HEADER, HEALTHY, ROOT, Build, Site, front_matter
 from packaging.specifiers import SpecifierSet
 
 if TYPE_CHECKING:
@@ -224,8 +224,12 @@ def shown_by_stock(root: Path, pages: list[Path]) -> dict[str, list[str]]:
     return shown(stock.outdir, pages)
 
 
+STOCK = ROOT / "tests" / "stock.json"
+"""By the name of a healthy page, the `digest` of what it shows under stock myst-nb."""
+
+
 def digest(page: Path, found: list[str]) -> str:
-    """Return what stands for these outputs of this text of a page on this Python."""
+    """Return the SHA-256 of the version of Python, the text of a page, and its outputs."""
     parts = [*sys.version_info[:2], page.read_text(), found]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
