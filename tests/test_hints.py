@@ -74,3 +74,8 @@ def test_advice_for_a_function_or_a_class_without_a_name_says_where_it_belongs(
         )
         assert "unless it is at the top level of a module" in hint
         assert "such as a lock" not in hint
+
+
+def test_each_kind_of_handle_has_its_way_to_be_looked_at() -> None:
+    kinds = ("future", "collection", "result", "task", "remote task", "process", "thread")
+    assert all(hints.look(kind, None) for kind in kinds)

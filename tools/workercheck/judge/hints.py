@@ -16,6 +16,10 @@ _LOOK = {
     "task": "Await the task, or call its exception() once it is done.",
     "remote task": "Get the value of the reference to the task, which raises its error.",
     "process": "Read the exitcode of the process after join(), or fix its function.",
+    "thread": (
+        "Let the function catch its error and hand it on, such as through a queue: to join the "
+        "thread raises nothing."
+    ),
 }
 
 GUARD = (
@@ -85,7 +89,8 @@ def look(what: str, thing: str | None) -> str | None:
     Parameters
     ----------
     what
-        ``future``, ``collection``, ``result``, ``task``, ``remote task`` or ``process``.
+        ``future``, ``collection``, ``result``, ``task``, ``remote task``, ``process`` or
+        ``thread``.
     thing
         The function that failed, where it is known.
     """

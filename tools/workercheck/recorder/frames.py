@@ -229,6 +229,16 @@ def caller_of_library(frame: FrameType | None) -> FrameType | None:
     return frame
 
 
+def called_by_reader(frame: FrameType | None) -> FrameType | None:
+    """Return the function that the reader's code called, None where it called none."""
+    while frame is not None:
+        caller = frame.f_back
+        if caller is not None and kind(caller) == READER:
+            return frame
+        frame = None if kind(frame) == END else caller
+    return None
+
+
 def is_called_for_another(frame: FrameType | None) -> bool:
     """Tell whether a function of a library is itself the task of another process."""
     while frame is not None and kind(frame) == CARRIER:

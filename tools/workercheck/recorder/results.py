@@ -17,6 +17,7 @@ from workercheck.recorder import (
     monitor,
     naming,
     places,
+    returned,
 )
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -103,7 +104,7 @@ def result_made(frame: FrameType, _: Any) -> None:
         pool = pool or method.f_locals.get("self")
     executor = places.executor_of(pool) if pool is not None else frames.executor_behind(frame)
     place = places.place(frame.f_back, executor, function, arguments or ())
-    owned = behalf.is_held_by_reader(frame.f_back)
+    owned = returned.reaches_reader(frame.f_back)
     handles.register(result, "result", place, owned=owned)
     if not owned and frames.is_called_for_another(frame.f_back):
         handle = handles.of(result)
@@ -118,7 +119,7 @@ def result_returned(argument: str) -> monitor.Handler:
         here = frame.f_locals
         executor = places.executor_of(here["self"])
         place = places.place(frame.f_back, executor, here.get(argument), here.get("args") or ())
-        owned = behalf.is_held_by_reader(frame.f_back)
+        owned = returned.reaches_reader(frame.f_back)
         handles.register(result, "result", place, owned=owned)
         # Quick work may have failed before its result was handed out.
         if getattr(result, "_success", None) is False:

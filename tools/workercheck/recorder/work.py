@@ -18,6 +18,7 @@ from workercheck.recorder import (
     monitor,
     naming,
     places,
+    returned,
 )
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
@@ -104,7 +105,7 @@ def work_of(
             places.executor_of(here["self"]) if "self" in here else frames.executor_behind(frame)
         )
         place = places.place(caller, executor, function, here.get("args") or ())
-        work = "future", place, behalf.is_held_by_reader(caller), None, messages.loaded()
+        work = "future", place, returned.reaches_reader(caller), None, messages.loaded()
         # What calls from a library may be called from anywhere.
         if caller is not None and frames.is_reader(caller) and len(_submissions) < _LIMIT:
             _submissions[key] = work, kept
@@ -189,7 +190,7 @@ def future_made(frame: FrameType, _: Any) -> None:
         or handles.of(future) is not None
     ):
         return
-    called = _called_by_reader(maker)
+    called = frames.called_by_reader(maker)
     if called is None:
         return  # the library's own affair
     owner, function, args = called.f_locals.get("self"), None, ()
@@ -300,18 +301,8 @@ def _is_library_behind(frame: FrameType, handle: handles.Handle) -> bool:
     caller = frames.caller_of_library(frame)
     if caller is None or not frames.is_installed(caller):
         return False
-    called = _called_by_reader(caller)
+    called = frames.called_by_reader(caller)
     return called is None or called.f_code is handle.made_by
-
-
-def _called_by_reader(frame: FrameType | None) -> FrameType | None:
-    """Return the function that the reader's code called, None where it called none."""
-    while frame is not None:
-        caller = frame.f_back
-        if caller is not None and frames.kind(caller) == frames.READER:
-            return frame
-        frame = None if frames.kind(frame) == frames.END else caller
-    return None
 
 
 def was_asked_with(argument: str) -> monitor.Handler:
