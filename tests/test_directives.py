@@ -14,7 +14,7 @@ from test_hosts import tool
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 
 EXTENSION = '''
-"""Runs the text of a directive: as the plot directive of Matplotlib does, and sphinx-exec-code."""
+"""Runs the text or the file of a directive, as Matplotlib's does, and sphinx-exec-code."""
 
 import subprocess
 import sys
@@ -40,7 +40,19 @@ class Text(SphinxDirective):
         return []
 
 
+class File(SphinxDirective):
+    required_arguments = 1
+
+    def run(self):
+        path = self.env.relfn2path(self.arguments[0])[1]
+        with open(path) as file:
+            code = file.read()
+        exec(code, {})
+        return []
+
+
 def setup(app):
+    app.add_directive("run-file", File)
     app.add_directive("run-text", Text)
     app.add_directive("run-program", Program)
 '''
@@ -65,6 +77,17 @@ DIRECTIVES = {
     "run-text": "run_text",
     "run-program": "run_text",
 }
+FILE = """\
+import os
+from concurrent.futures import ThreadPoolExecutor
+executor = ThreadPoolExecutor(1)
+
+def go():
+    executor.submit(int, {number!r}){end}
+
+go()
+executor.shutdown()
+"""
 
 
 def block(directive: str, code: str) -> str:
@@ -114,3 +137,15 @@ def test_healthy_page_is_green(tmp_path: Path, directive: str) -> None:
     )
     run = build(tmp_path, directive)
     assert (0, []) == (run.status, run.found), run.err
+
+
+def test_file_that_a_directive_runs_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "codes").mkdir()
+    (tmp_path / "codes" / "lost.py").write_text(FILE.format(number="one", end="  # lost"))
+    (tmp_path / "codes" / "healthy.py").write_text(FILE.format(number="1", end=".result()"))
+    (tmp_path / "index.rst").write_text(
+        "Index\n=====\n\n.. run-file:: codes/healthy.py\n\n.. run-file:: codes/lost.py\n"
+    )
+    run = build(tmp_path, "run-text")
+    found = [(page["source"], f["line"]) for page in run.report["pages"] for f in page["findings"]]
+    assert (1, [("codes/lost.py", 6)]) == (run.status, found), run.err

@@ -345,6 +345,22 @@ def test_script_is_meant_where_the_command_makes_a_notebook_of_it(tmp_path: Path
     assert "out.ipynb" == find(tmp_path, ran, "out.ipynb").path.name
 
 
+@pytest.mark.parametrize("suffix", [".py", ".md"])
+def test_text_is_meant_where_its_host_names_the_notebook_that_it_makes_of_it(
+    tmp_path: Path, suffix: str
+) -> None:
+    """As jupytext does with `--execute`, and papermill with what jupytext writes into a pipe."""
+    path = tmp_path / f"page{suffix}"
+    path.write_text("# %%\nwork()\n" if suffix == ".py" else "```python\nwork()\n```\n")
+    output = written_later(write(tmp_path / "page.ipynb", "work()"))
+    notebooks = Notebooks(["jupytext", "--execute", path.name], tmp_path)
+    calls = [["page.ipynb"]]
+    notebooks.learn([ev.KernelLaunched(pid=1, time=0.0, child=KERNEL, notebooks=calls)])
+    assert (path, 2) == ((found := notebooks.line_of(place("work()"))).path, found.line)
+    # A test is of the file that it names, whatever else the command is given.
+    assert output == notebooks.line_of(place("work()", test="page.ipynb::")).path
+
+
 @pytest.mark.parametrize("name", ["codes/part.py", "/deep/codes/part.py"])
 def test_file_that_a_directive_runs_is_found(tmp_path: Path, name: str) -> None:
     file = tmp_path / "deep/codes/part.py"

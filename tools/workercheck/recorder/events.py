@@ -162,6 +162,14 @@ def text(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def path_of(value: object) -> str:
+    """Return the path that a value is, empty for what is none."""
+    if type(value) is str:
+        return text(value)
+    paths: "Any" = sys.modules.get("pathlib")
+    return text(str(value)) if paths and isinstance(value, paths.PurePath) else ""
+
+
 def message_of(exc: "BaseException") -> str:
     """Return what an exception says, cut; some cannot even be shown."""
     try:

@@ -103,20 +103,12 @@ def kernel_launched(frame: FrameType, _: Any) -> None:
     calls: list[list[str]] = []
     caller: Any = frame
     while (caller := caller.f_back) is not None and len(calls) < events.WORDS:
-        values = map(_path, list(caller.f_locals.values()))
+        values = map(events.path_of, list(caller.f_locals.values()))
         named = [path for path in values if path.endswith(_NOTEBOOKS) and len(path) < _PATH_LIMIT]
         if named:
             calls.append(named[: events.WORDS])
     if calls and type(pid) is int:
         events.write("kernel-launched", child=pid, notebooks=calls)
-
-
-def _path(value: Any) -> str:
-    """Return the path that a value is, empty for what is none."""
-    if type(value) is str:
-        return events.text(value)
-    paths: Any = sys.modules.get("pathlib")
-    return events.text(str(value)) if paths and isinstance(value, paths.PurePath) else ""
 
 
 def program_kernel_starts(_frame: FrameType, _: Any) -> None:

@@ -58,6 +58,8 @@ def position(frame: FrameType) -> tuple[str, int, str]:
             file, line = at
         elif (within := directives.line_within(frame)) is not None:
             file, line, text = within
+            if not text and (path := _file_of_text(frame)):
+                file, line = path, frame.f_lineno or 0
         else:
             text = _of_command(file, line)
     elif not events.is_file(file):
@@ -89,6 +91,26 @@ def whole_text(file: str, frame: FrameType) -> str:
             caller, nearest = caller.f_back, nearest + 1
     except Exception:  # a tool keeps what is no text where texts are kept
         pass
+    return ""
+
+
+def _file_of_text(frame: FrameType) -> str:
+    """Return the file that a directive runs as a text, empty where none is known to be it.
+
+    The tool that reads the file has its path at hand, and the file has the call in its place.
+    """
+    caller, nearest = frame.f_back, 0
+    while caller is not None and nearest < _NEAREST:
+        for value in dict.fromkeys(map(events.path_of, list(caller.f_locals.values()))):
+            if _isabs(value) and events.is_file(value):
+                try:
+                    with open(value, encoding="utf-8") as file:
+                        text = file.read(_LONGEST)
+                    if _has_call(text, frame):
+                        return value
+                except Exception:  # no text, or what is no code of Python
+                    continue
+        caller, nearest = caller.f_back, nearest + 1
     return ""
 
 

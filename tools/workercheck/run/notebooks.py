@@ -141,10 +141,14 @@ class Notebooks:
 
     def _named(self, kernel: int, test: str | None) -> list[str]:
         """Return the paths by which the host of a kernel names its notebook."""
+        by_calls = [word for call in self._calls.get(kernel, ()) for word in call]
+        return [*self._named_by_test(kernel, test), *by_calls]
+
+    def _named_by_test(self, kernel: int, test: str | None) -> list[str]:
+        """Return the paths of a notebook in the name of its test or of its session."""
         started = self._kernels.get(kernel)
         words = [(test or "").partition("::")[0], started.session if started is not None else ""]
-        by_calls = [word for call in self._calls.get(kernel, ()) for word in call]
-        return [*_notebooks_among(words), *by_calls]
+        return list(_notebooks_among(words))
 
     def _given_to_host(self, kernel: int) -> list[str]:
         """Return the notebooks in the arguments of the nearest process around a kernel with any.
@@ -166,9 +170,12 @@ class Notebooks:
         cells = self._cells(path)
         given = [i for i, word in enumerate(self._arguments) if _ends_with(path, word)]
         calls = self._calls.get(kernel, [])
+        # A host that is given a text names the notebook that it makes of the text as well.
+        is_text = bool(given) and path.suffix != ".ipynb"
         # The order in which several are given says nothing of which of them a kernel runs.
         return (
-            not any(_ends_with(path, word) for word in self._named(kernel, test)),
+            not any(_ends_with(path, word) for word in self._named_by_test(kernel, test)),
+            not (is_text or any(_ends_with(path, w) for call in calls for w in call)),
             -len(self._hashes.get(kernel, set()) & cells.keys()),
             # The notebook that a command makes of a script is named beside it.
             not (given and path.suffix == ".py"),
