@@ -166,7 +166,7 @@ def path_of(value: object) -> str:
     """Return the path that a value is, empty for what is none."""
     if type(value) is str:
         return text(value)
-    paths: "Any" = sys.modules.get("pathlib")
+    paths: Any = sys.modules.get("pathlib")
     return text(str(value)) if paths and isinstance(value, paths.PurePath) else ""
 
 

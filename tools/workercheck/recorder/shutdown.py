@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import sys
 import time
 
 from workercheck.recorder import asynchronous, endings, events, handles, signals, waiting
