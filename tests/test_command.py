@@ -545,6 +545,22 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert [] == left
 
 
+WAITS = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+def work():
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.1)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        executor.submit(work).result()
+"""
+
+
 @pytest.fixture
 def sleeping(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
     (tmp_path / "sleeps.py").write_text(SLEEPS)
@@ -571,6 +587,27 @@ def test_signal_reaches_the_command_and_nothing_is_left(
     process, below = sleeping
     (os.killpg if to_group else os.kill)(process.pid, number)
     assert status == process.wait()
+    assert_gone(below)
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+def test_ctrl_c_reaches_the_worker_that_the_command_waits_for(
+    tmp_path: Path, to_group: bool
+) -> None:
+    """Without the signal for the worker, the end of the `with` would wait for its 600 seconds."""
+    (tmp_path / "waits.py").write_text(WAITS)
+    command = [sys.executable, "-m", "workercheck", "run", "--", sys.executable, "waits.py"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert "ready\n" == process.stdout.readline()
+        below = descendants(process.pid)
+        (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+        try:
+            assert 130 == process.wait(60)
+        finally:
+            process.kill()
     assert_gone(below)
 
 

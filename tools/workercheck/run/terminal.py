@@ -2,7 +2,8 @@
 
 The program gets a process group of its own, in the foreground of the terminal where this process
 had it: Ctrl-C and Ctrl-Z go to the program alone, and what is sent to this process is passed on
-once, whoever else it was sent to.
+once, whoever else it was sent to. The signals of a keyboard are passed on as a keyboard sends them:
+to all processes of the group, of which one may wait for another.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """The signals that this process hands on to the program."""
+_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+"""Those that a terminal sends to the whole group in its foreground."""
 
 
 class Foreground:
@@ -102,8 +105,9 @@ class Foreground:
     def send(self, number: signal.Signals) -> None:
         """Send the program a signal."""
         if self.pid and self.status is None:
+            send = os.killpg if number in _FROM_KEYBOARD else os.kill
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                send(self.pid, number)
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGCHLD:
