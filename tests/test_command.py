@@ -545,7 +545,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert [] == left
 
 
-WAITS = """
+WORKS_ON = """\
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -557,7 +557,8 @@ def work():
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-        executor.submit(work).result()
+        lost = executor.submit(int, "one")
+        stopped = executor.submit(work)
 """
 
 
@@ -594,13 +595,19 @@ def test_signal_reaches_the_command_and_nothing_is_left(
 def test_ctrl_c_reaches_the_worker_that_the_command_waits_for(
     tmp_path: Path, to_group: bool
 ) -> None:
-    """Without the signal for the worker, the end of the `with` would wait for its 600 seconds."""
-    (tmp_path / "waits.py").write_text(WAITS)
-    command = [sys.executable, "-m", "workercheck", "run", "--", sys.executable, "waits.py"]
+    """Without it, the worker would go on for ever. What it stops was not lost."""
+    (tmp_path / "works_on.py").write_text(WORKS_ON)
+    command = [sys.executable, "-m", "workercheck", "run", "--", sys.executable, "works_on.py"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         assert "ready\n" == process.stdout.readline()
         below = descendants(process.pid)
         (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
@@ -608,6 +615,9 @@ def test_ctrl_c_reaches_the_worker_that_the_command_waits_for(
             assert 130 == process.wait(60)
         finally:
             process.kill()
+        told = process.stderr.read()
+    assert "works_on.py:12: a future of int failed and nobody looked at it (ValueError" in told
+    assert 1 == told.count("[unseen-failure]"), told
     assert_gone(below)
 
 

@@ -505,6 +505,8 @@ class Finished(Event):
     seconds: float
     language: str
     """The language of the kernel, as it says itself; only Python can be watched."""
+    interrupted: bool = False
+    """Whether a signal from outside ended a command."""
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)

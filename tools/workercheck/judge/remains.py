@@ -67,10 +67,13 @@ def unseen(history: History, found: Sequence[Finding]) -> list[Finding]:
     loads = {e.pid for e in history.of(ev.LoadFailed)}
     failures = [f for f in found if f.kind in WORKER_KINDS]
     raised = {e.pid: e for e in history.of(ev.Raised) if e.what == "process"}
+    is_interrupted = any(e.interrupted for e in history.of(ev.Finished))
     missed = []
     for e, count in _unseen_events(history):
         name = (e.exception or "").rsplit(".", 1)[-1]
         if history.is_after_shutdown(e) or name == "ShutdownExecutorError":  # of its own shutdown
+            continue
+        if is_interrupted and name == "KeyboardInterrupt":  # whoever pressed Ctrl-C meant it
             continue
         if e.child in loads or (failures and _is_told(e, name, failures)):
             continue

@@ -129,7 +129,13 @@ class _Command:
             )
         self.evidence.read(final=True)
         seconds = time.monotonic() - started
-        self.evidence.append(ev.Finished, date=time.time(), seconds=seconds, language="python")
+        self.evidence.append(
+            ev.Finished,
+            date=time.time(),
+            seconds=seconds,
+            language="python",
+            interrupted=not cut_short and self.program.was_signalled,
+        )
         return CommandRun(
             self.argv, self.program.status or 0, cut_short, self.evidence.read(), seconds
         )

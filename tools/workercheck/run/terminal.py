@@ -123,7 +123,8 @@ class Foreground:
             return
         code = os.waitstatus_to_exitcode(status)
         self.status = code if code >= 0 else 128 - code
-        self.was_signalled |= code < 0
+        # A shell that its program's SIGINT ended says so by its status.
+        self.was_signalled |= code < 0 or code == 128 + signal.SIGINT
 
     def _stop(self) -> None:
         """Stop as the program has stopped, and go on with it."""
