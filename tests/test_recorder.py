@@ -551,6 +551,33 @@ def test_process_that_the_system_is_taking_down_ends_by_itself(
     assert ends == signals.ends_by_itself(7)
 
 
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        ("kill 12", [(12, 15)]),
+        (["kill", "-9", "12", b"13"], [(12, 9), (13, 9)]),
+        ("true && /bin/kill -s KILL -- -12; kill -SIGINT 13", [(12, 9), (13, 2)]),
+        (["sh", "-c", "sleep 1 | kill --signal=TERM 12"], [(12, 15)]),
+        ("kill -0 12", []),
+        ("kill -NOSUCH 12", []),
+        ("skill 12; echo kill; overkill -9 13; kill $PID", []),
+        (None, []),
+    ],
+)
+def test_command_that_ends_processes(
+    monkeypatch: pytest.MonkeyPatch, words: object, sent: list[tuple[int, int]]
+) -> None:
+    found = []
+    monkeypatch.setattr(signals, "_sent", set())
+    monkeypatch.setattr(signals, "ends_by_itself", lambda pid: False)
+    monkeypatch.setattr(signals, "_members_of", lambda group: set())
+    monkeypatch.setattr(
+        signals, "_write_signal", lambda child, number, **_: found.append((child, number))
+    )
+    signals.command_runs(words, sys._getframe())
+    assert found == sent
+
+
 def test_each_handler_of_a_function_wrapped_twice_gets_its_caller() -> None:
     """Python 3.11 wraps the functions that it watches, once for each handler."""
     callers = []

@@ -942,6 +942,8 @@ ALWAYS: "Functions" = {
         ("BaseEventLoop.run_in_executor", "loop-future-made func"),
         ("BaseEventLoop.call_exception_handler", "never-retrieved"),
     ),
+    # By which tasks, too, make the text that has their errors.
+    "asyncio.base_futures": (("_future_repr_info", "task-read"),),
     "asyncio.futures": (("wrap_future", "loop-future-made future"),),
     "asyncio.tasks": (
         ("gather", "loop-future-made coros_or_futures"),

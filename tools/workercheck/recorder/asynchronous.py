@@ -85,6 +85,16 @@ def thread_future_made(frame: FrameType, future: Any) -> None:
         handles.failed(handles.of(future), getattr(future, "_exception", None))
 
 
+def task_read(frame: FrameType, _: Any) -> None:
+    """Note that the reader's code asked a task for a text, which tells of its failure."""
+    caller = frame.f_back
+    while caller is not None and frames.module_of(caller).startswith(("asyncio.", "reprlib")):
+        caller = caller.f_back
+    task = frame.f_locals["future"]
+    if caller is not None and frames.is_reader(caller) and task.done():
+        _tasks.pop(_id(task), None)
+
+
 def never_retrieved(frame: FrameType, _: Any) -> None:
     """Take what asyncio says of a task that was dropped."""
     context: Any = frame.f_locals["context"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from workercheck.recorder import behalf, events, frameless, frames, messages, places
+from workercheck.recorder import behalf, events, frameless, frames, messages, places, signals
 
 TYPE_CHECKING = False  # importing typing would cost each interpreter a millisecond
 if TYPE_CHECKING:
@@ -57,27 +57,36 @@ def watch_programs(module: Any) -> None:
     `subprocess` and `multiprocessing` start programs with a function of this module.
     """
     real = module.fork_exec
-    module.fork_exec = _with_variable_at(real, 5, is_list=True)
+    module.fork_exec = _starts_program(real, words=0, environment=5, is_list=True)
     subprocess: Any = sys.modules.get("subprocess")
     if subprocess is not None and getattr(subprocess, "_fork_exec", None) is real:
         subprocess._fork_exec = module.fork_exec
 
 
-def watch_spawns(os: Any) -> None:
-    """Do the same for the functions of `os` that take an environment."""
+def watch_starts(os: Any) -> None:
+    """Do the same for the functions of `os` that take an environment.
+
+    A command may be one that ends a process, whichever function runs it.
+    """
     for name in ("posix_spawn", "posix_spawnp", "execve"):
         if hasattr(os, name):
-            frameless.replace(os, name, _with_variable_at(getattr(os, name), 2))
+            frameless.replace(os, name, _starts_program(getattr(os, name), words=1, environment=2))
+    for name, words in (("execv", 1), ("system", 0)):
+        frameless.replace(os, name, _starts_program(getattr(os, name), words=words))
 
 
-def _with_variable_at(real: Any, position: int, *, is_list: bool = False) -> Any:
-    """Wrap a function whose argument at *position* is the environment of a program."""
+def _starts_program(
+    real: Any, *, words: int, environment: int | None = None, is_list: bool = False
+) -> Any:
+    """Wrap a function among whose arguments are the words of a command and its environment."""
 
     def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
         try:
-            if len(args) > position:
-                environment = _with_variable(args[position], is_list=is_list)
-                args = (*args[:position], environment, *args[position + 1 :])
+            if len(args) > words:
+                signals.command_runs(args[words], sys._getframe(1))
+            if environment is not None and len(args) > environment:
+                variables = _with_variable(args[environment], is_list=is_list)
+                args = (*args[:environment], variables, *args[environment + 1 :])
             return real(*args, **kwargs)
         except BaseException as exc:
             return frameless.raise_later(cls, exc)

@@ -117,6 +117,7 @@ ROLES: dict[str, tuple[str, Any]] = {
     "task-made": ("return", asynchronous.task_made),
     "loop-future-made": ("return", asynchronous.loop_future_made),
     "thread-future-made": ("return", asynchronous.thread_future_made),
+    "task-read": ("return", asynchronous.task_read),
     "never-retrieved": ("start", asynchronous.never_retrieved),
     "thread-start": ("start", children.thread_starts),
     "program-started": ("return", children.program_started),
@@ -163,7 +164,7 @@ def start() -> None:
         monitor.on_arrival(f"{package}.spawn", lookups.watch_imports_of_main)
     signals.watch_signals(os)
     endings.watch_exit(os)
-    children.watch_spawns(os)
+    children.watch_starts(os)
     try:
         monitor.start()
         for owner, function in files.loaders():

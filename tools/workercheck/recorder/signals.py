@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 
 from workercheck.recorder import events, frameless, frames, this_process
@@ -22,6 +23,11 @@ _open, _listdir = open, os.listdir
 _EXITING = 0x4
 """Flag of a process that Linux is taking down: ``PF_EXITING`` in ``include/linux/sched.h``."""
 
+_KILL = re.compile(
+    r"(?:^|[\s;&|(/])kill(?:\s+-(?:[sn]\s*|-signal[\s=])?(?:SIG)?(\w+))?((?:\s+(?:--|-?\d+))+)"
+)
+"""A command that ends processes: the name or the number of the signal, and the processes."""
+
 _sent: set[tuple[int, int]] = set()
 """Pid or group, and number, of each signal that was noted."""
 
@@ -33,7 +39,7 @@ def watch_signals(module: Any) -> None:
     def watched(real: Any, is_group: bool) -> Any:
         def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:
             try:
-                _signal_sent(args, is_group, me())
+                _signal_sent(args, is_group, me(), sys._getframe(1))
                 return real(*args, **kwargs)
             except BaseException as exc:
                 return frameless.raise_later(cls, exc)
@@ -45,19 +51,34 @@ def watch_signals(module: Any) -> None:
         frameless.replace(module, "killpg", watched(module.killpg, True))
 
 
-def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int) -> None:
+def command_runs(words: Any, frame: FrameType) -> None:
+    """Note the signals that a command is about to send, the text of a shell included."""
+    try:
+        parts = [words] if isinstance(words, str | bytes) else list(words)
+        for name, targets in _KILL.findall(" ".join(os.fsdecode(part) for part in parts)):
+            import signal  # late: it would cost each interpreter some milliseconds
+
+            number = int(name) if name.isdigit() else signal.Signals[f"SIG{name or 'TERM'}"]
+            for target in targets.split():
+                if target != "--":
+                    _signal_sent((target, number), False, os.getpid(), frame)
+    except Exception:
+        return  # no command, and no signal: whoever runs it is told
+
+
+def _signal_sent(args: tuple[Any, ...], is_group: bool, me: int, frame: FrameType) -> None:
     try:
         target, number = (int(arg) for arg in args)
         if number == 0 or (target, number) in _sent:
             return
         if target == me and not is_group:
-            if not _is_sent_by_library(sys._getframe(2)):
+            if not _is_sent_by_library(frame):
                 return
         elif target > 0 and not is_group and ends_by_itself(target):
             return
         _sent.add((target, number))
         is_group = is_group or target <= 0
-        owned = frames.reader_of(sys._getframe(2)) is not None
+        owned = frames.reader_of(frame) is not None
         _write_signal(abs(target), number, is_group=is_group, owned=owned)
         for child in _members_of(abs(target)) - {me} if is_group else ():
             _write_signal(child, number, owned=owned)
